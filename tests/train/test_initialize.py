@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zerokit
+from tests.ranks import run_ranks
+from zerokit.config.errors import ConfigError
+
+
+def library_loop(stage: int) -> list[float]:
+    torch.manual_seed(0)
+    engine = zerokit.initialize(
+        nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 1)),
+        {"zero": {"stage": stage}, "optimizer": {"name": "adamw", "lr": 0.03}, "batch": {"accumulation": 2}},
+    )
+    losses = []
+    for _ in range(40):
+        for _ in range(2):
+            x = torch.randn(8, 10)
+            loss = (engine(x) - x.mean(1, keepdim=True)).square().mean()
+            engine.backward(loss)
+        engine.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_loop_of_ones_own_learns(stage):
+    losses = run_ranks(library_loop, 2, stage)[0]
+    assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
+
+
+def test_groups_of_the_trainer_are_refused():
+    with pytest.raises(ConfigError, match="scheduler"):
+        zerokit.initialize(nn.Linear(2, 1), {"scheduler": "cosine"})
+
+
+def test_wrong_options_are_named():
+    with pytest.raises(ConfigError, match="lrr"):
+        zerokit.initialize(nn.Linear(2, 1), {"optimizer": {"name": "adamw", "lrr": 1}})

@@ -1,0 +1,44 @@
+"""A CUDA stream that does nothing on the CPU, so that one code path serves both."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Stream:
+    """An order of device work. On the CPU work is done when it is called, and every method is a no-op.
+
+    Use it as a context manager to issue work on it; `record` marks a point, `wait` makes later work follow a mark.
+    """
+
+    def __init__(self, device: torch.device, current: bool = False, priority: int = 0):
+        self._stream = None
+        self._current = current
+        if device.type == "cuda" and not current:
+            self._stream = torch.cuda.Stream(device, priority=priority)
+        self._cuda = device.type == "cuda"
+        self._contexts: list = []
+
+    @property
+    def _target(self):
+        return torch.cuda.current_stream() if self._current else self._stream
+
+    def record(self) -> torch.cuda.Event | None:
+        """The point reached by the work issued so far; None on the CPU."""
+        return self._target.record_event() if self._cuda else None
+
+    def wait(self, event: torch.cuda.Event | None) -> None:
+        """Later work on this stream starts after `event`. The host does not wait."""
+        if event is not None:
+            self._target.wait_event(event)
+
+    def __enter__(self) -> Stream:
+        if self._stream is not None:
+            context = torch.cuda.stream(self._stream)
+            context.__enter__()
+            self._contexts.append(context)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._stream is not None:
+            self._contexts.pop().__exit__(*error)

@@ -1,0 +1,58 @@
+"""Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1; weight decay as L2 penalty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zerokit.config.registry import register
+from zerokit.optimizer._base import DecayOptions, Optimizer, check_range
+
+
+@dataclass
+class AdamOptions(DecayOptions):
+    """Adam with the defaults of the paper."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    beta2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """L2 penalty, added to the gradient, of parameters with two or more dimensions."""
+
+    def __post_init__(self) -> None:
+        check_range(lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
+        check_range(high=1.0, beta1=self.beta1, beta2=self.beta2)
+
+
+class Adam(Optimizer):
+    """g ← g + λp; m ← β₁m + (1-β₁)g; v ← β₂v + (1-β₂)g²; p ← p - lr·m̂ / (√v̂ + ε)."""
+
+    state_names = ("exp_avg", "exp_avg_sq")
+
+    def scalars(self, lr, step, weight_decay):
+        """Penalty, step size and root of the second bias correction (0-dim float64)."""
+        o = self.options
+        return {
+            "penalty": lr * 0 + weight_decay,
+            "step_size": lr / (1 - o.beta1**step),
+            "root_correction": (1 - o.beta2**step).sqrt(),
+        }
+
+    def update(self, p, g, state, s):
+        """New values and moments of elements `p` with gradients `g`, all (n,) fp32."""
+        o = self.options
+        mean, square = state
+        g = g + s["penalty"] * p
+        mean = mean.lerp(g, 1 - o.beta1)
+        square = square * o.beta2 + g * g * (1 - o.beta2)
+        return p - s["step_size"] * mean / (square.sqrt() / s["root_correction"] + o.eps), (mean, square)
+
+
+@register("optimizer", "adam", AdamOptions)
+def build(options: AdamOptions) -> Adam:
+    """The optimizer with these options."""
+    return Adam(options)

@@ -1,0 +1,57 @@
+"""AdamW: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zerokit.config.registry import register
+from zerokit.optimizer._base import DecayOptions, Optimizer, check_range
+
+
+@dataclass
+class AdamWOptions(DecayOptions):
+    """AdamW with the defaults of the paper's experiments on language, as GPT-3 and Llama use it."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    beta2: float = 0.95
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, per unit of learning rate, of parameters with two or more dimensions."""
+
+    def __post_init__(self) -> None:
+        check_range(lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
+        check_range(high=1.0, beta1=self.beta1, beta2=self.beta2)
+
+
+class AdamW(Optimizer):
+    """m ← β₁m + (1-β₁)g; v ← β₂v + (1-β₂)g²; p ← p(1-lr·λ) - lr·m̂ / (√v̂ + ε)."""
+
+    state_names = ("exp_avg", "exp_avg_sq")
+
+    def scalars(self, lr, step, weight_decay):
+        """Step size and root of the second bias correction (0-dim float64)."""
+        o = self.options
+        return {
+            "keep": 1 - lr * weight_decay,
+            "step_size": lr / (1 - o.beta1**step),
+            "root_correction": (1 - o.beta2**step).sqrt(),
+        }
+
+    def update(self, p, g, state, s):
+        """New values and moments of elements `p` with gradients `g`, all (n,) fp32."""
+        o = self.options
+        mean, square = state
+        mean = mean.lerp(g, 1 - o.beta1)
+        square = square * o.beta2 + g * g * (1 - o.beta2)
+        return p * s["keep"] - s["step_size"] * mean / (square.sqrt() / s["root_correction"] + o.eps), (mean, square)
+
+
+@register("optimizer", "adamw", AdamWOptions)
+def build(options: AdamWOptions) -> AdamW:
+    """The optimizer with these options."""
+    return AdamW(options)

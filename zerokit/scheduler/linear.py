@@ -1,0 +1,12 @@
+"""A straight line from the peak to the final learning rate."""
+
+from __future__ import annotations
+
+from zerokit.config.registry import register
+from zerokit.scheduler._base import DecayToOptions, Schedule, with_warmup
+
+
+@register("scheduler", "linear", DecayToOptions)
+def build(options: DecayToOptions, total_steps: int) -> Schedule:
+    """Factor 1 falling linearly to `final`."""
+    return with_warmup(options, total_steps, lambda x: 1 - (1 - options.final) * x)

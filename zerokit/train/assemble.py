@@ -1,0 +1,102 @@
+"""The one place that knows every component: a typed config becomes a trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zerokit.comm import Communicator
+from zerokit.config import registry
+from zerokit.config.batch import resolve_batch
+from zerokit.config.schema import Config
+from zerokit.train.loader import Loader
+from zerokit.train.trainer import Trainer
+from zerokit.zero.engine import Engine, Numerics, ParameterGroups
+from zerokit.zero.materialize import build_on_meta
+from zerokit.zero.partition import find_blocks
+from zerokit.zero.update import Group
+
+
+def build_model(cfg: Config, info: Any) -> nn.Module:
+    """The model, on the meta device if its modules can initialise themselves later, else with real values."""
+
+    def build() -> nn.Module:
+        return registry.build("model", cfg.model, data=info)
+
+    model = build_on_meta(build)
+    if model is None:
+        torch.manual_seed(cfg.train.seed)
+        model = build()
+    return model
+
+
+def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device) -> None:
+    """Give every block's forward its activation checkpointing and compilation."""
+    checkpointing = registry.build("checkpointing", cfg.checkpointing)
+    compiled = device.type == "cuda" if cfg.train.compile is None else cfg.train.compile
+    for index, block in enumerate(find_blocks(model)):
+        forward = checkpointing.wrap(block.forward, index)
+        block.forward = torch.compile(forward, backend=cfg.train.compile_backend) if compiled else forward
+
+
+def numerics(cfg: Config, device: torch.device) -> Numerics:
+    """The engine's formats for the configured precision."""
+    precision = registry.build("precision", cfg.precision)
+    scaler = None if precision.scaler is None else precision.scaler(device)
+    formats = (getattr(torch, name) for name in (precision.accumulate, precision.reduce))
+    return Numerics(getattr(torch, precision.compute), precision.master, *formats, scaler)
+
+
+def parameter_groups(options: Any) -> ParameterGroups:
+    """Weight decay for matrices only, unless the options say that norms and biases decay as well."""
+    decay = options.weight_decay
+    small = decay if options.decay_norms_and_biases else 0.0
+    return ParameterGroups((Group(decay), Group(small)), lambda name, parameter: int(parameter.ndim < 2))
+
+
+def loss_function(engine: Engine, source: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """inputs, targets → loss (0-dim): by the model itself if its forward takes `targets`, else by the data's loss."""
+    if "targets" in inspect.signature(engine.module.forward).parameters:
+        return lambda inputs, targets: engine(inputs, targets=targets)
+    return lambda inputs, targets: source.loss(engine(inputs), targets)
+
+
+def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation: int) -> Engine:
+    """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say."""
+    optimizer = registry.build("optimizer", cfg.optimizer)
+    return Engine(
+        model,
+        optimizer,
+        stage=cfg.zero.stage,
+        comm=comm,
+        numerics=numerics(cfg, comm.device),
+        groups=parameter_groups(cfg.optimizer.options),
+        accumulation=accumulation,
+        clip_norm=cfg.train.clip_norm,
+        units=cfg.zero.units,
+        prefetch=cfg.zero.prefetch,
+        seed=cfg.train.seed,
+        max_skips=cfg.train.max_skips,
+    )
+
+
+def assemble(cfg: Config, comm: Communicator) -> Trainer:
+    """Everything a run needs, on this rank.
+
+    Raises:
+        ConfigError: the parts do not fit together.
+    """
+    batch = resolve_batch(cfg.batch, comm.world)
+    torch.use_deterministic_algorithms(cfg.train.deterministic)
+    source = registry.build("data", cfg.data, seed=cfg.train.seed)
+    schedule = registry.build("scheduler", cfg.scheduler, total_steps=cfg.train.steps)
+    model = build_model(cfg, source.info)
+    wrap_blocks(model, cfg, comm.device)
+    engine = build_engine(model, cfg, comm, batch.accumulation)
+    torch.manual_seed(cfg.train.seed * 1_000_003 + comm.rank)  # dropout differs between ranks
+    loader = Loader(source, batch.micro, comm.rank, comm.world, comm.device)
+    return Trainer(engine, schedule, loader, loss_function(engine, source), batch, cfg.train)

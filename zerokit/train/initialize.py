@@ -1,0 +1,69 @@
+"""The engine as a library: a model and a few settings, in a training loop of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from zerokit.comm import Communicator
+from zerokit.config import registry
+from zerokit.config.errors import ConfigError
+from zerokit.config.schema import Config
+from zerokit.train.assemble import build_engine, wrap_blocks
+from zerokit.zero.engine import Engine
+
+DEFAULTS: dict[str, Any] = {
+    "precision": "fp32",
+    "optimizer": "adamw",
+    "scheduler": "constant",
+    "checkpointing": "none",
+    "model": "mlp",
+    "data": "synthetic",
+    "tracker": "none",
+}
+USED = ("zero", "precision", "optimizer", "checkpointing", "train", "batch", "launch")
+
+
+def initialize(model: nn.Module, config: Mapping[str, Any] | None = None) -> Engine:
+    """Divide a model's training state among the ranks and return its engine.
+
+    model: with real values (those of rank 0 count), or built under `torch.device("meta")`, whose modules then initialise
+        themselves on the ranks. It must not have been moved to a device or wrapped before.
+    config: groups as on the command line: `{"zero": {"stage": 3}, "precision": "bf16", "optimizer": {"name": "adamw",
+        "lr": 3e-4}, "train": {"clip_norm": 1.0}, "batch": {"accumulation": 4}}`. A name alone takes a group's defaults.
+
+    Under torchrun the process group is opened if none is. Raises ConfigError, naming the key.
+    """
+    cfg = _typed(config or {})
+    device = _join(cfg)
+    comm = Communicator(device)
+    wrap_blocks(model, cfg, device)
+    return build_engine(model, cfg, comm, cfg.batch.accumulation or 1)
+
+
+def _typed(config: Mapping[str, Any]) -> Config:
+    for key in config:
+        if key not in USED:
+            raise ConfigError(f"{key}: zerokit.initialize uses {', '.join(USED)}; the rest belongs to your own loop.")
+    values = DEFAULTS | dict(config)
+    for group in registry.GROUPS:
+        if isinstance(values[group], str):
+            values[group] = {"name": values[group]}
+    values["train"] = {"compile": False} | dict(values.get("train") or {})
+    return Config.from_dict({key: dict(value) for key, value in values.items()})
+
+
+def _join(cfg: Config) -> torch.device:
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = cfg.launch.device == "cuda" or (cfg.launch.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    return device

@@ -1,0 +1,143 @@
+"""metrics.jsonl, the truth about a run, and figures in the form that people read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+GIB = 1 << 30
+
+
+class MetricsFile:
+    """Appends one JSON object per line: `trainer/step`, then the metrics of that step.
+
+    Each line is handed to the operating system at once, so it outlives a crash of the process. NaN and the infinities
+    are written as the texts "NaN", "Infinity" and "-Infinity", which `read_metrics` turns back into floats.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_cut_line(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Write the metrics of one step (counted in optimizer steps)."""
+        row = {"trainer/step": step, **{name: _encode(value) for name, value in metrics.items()}}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; may be called again."""
+        self._file.close()
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file, in the order of writing; an absent file has none.
+
+    A last line that was cut is left out; other unreadable lines are left out with a warning.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            rows.append({name: _decode(value) for name, value in row.items()})
+        elif number < len(lines):
+            log.warning("%s:%d is no JSON object and was left out.", path, number)
+    return rows
+
+
+def _encode(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    value = float(value)
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _decode(value: Any) -> Any:
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Cut a file that a crash left without a final line break back to its last whole line."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def bits_per_byte(nats_per_token: float, bytes_per_token: float = 1.0) -> float:
+    """Return a cross-entropy in nats per token as bits per byte of text."""
+    return nats_per_token / math.log(2) / bytes_per_token
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes with three digits and a binary unit: `1.50 GiB`."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if abs(size) < 1000:
+            break
+        size, unit = size / 1024, larger
+    return f"{_three_digits(size)} {unit}" if unit != "B" else f"{size:.0f} B"
+
+
+def format_count(count: float) -> str:
+    """Return a number with three digits and a decimal suffix: `41.2k`, `1.30M`."""
+    size, suffix = float(count), ""
+    for larger in ("k", "M", "G", "T", "P"):
+        if not abs(size) >= 999.5 or math.isinf(size):
+            break
+        size, suffix = size / 1000, larger
+    return f"{_three_digits(size)}{suffix}" if suffix else f"{size:.3g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration in its two largest units: `340 ms`, `2.3 s`, `42 s`, `1 min 05 s`, `2 h 03 min`, `4 d 01 h`."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def _three_digits(size: float) -> str:
+    if abs(size) >= 99.95:
+        return f"{size:.0f}"
+    return f"{size:.1f}" if abs(size) >= 9.995 else f"{size:.2f}"
+
+
+def printable(text: str) -> str:
+    """Return text that is safe to show: tabs as spaces, line breaks kept, other control characters replaced."""
+    text = text.replace("\r\n", "\n").expandtabs(4)
+    return "".join(char if char == "\n" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

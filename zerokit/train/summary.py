@@ -1,0 +1,83 @@
+"""summary.json: what a run was and what came out. Written when it starts, and again when it ends, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import zerokit
+
+FILES = {
+    "metrics": "metrics.jsonl",
+    "summary": "summary.json",
+    "report": "report.html",
+    "config": "config.yaml",
+    "logs": "logs",
+}
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
+    """Replace summary.json in one move, so that a reader never sees half of it."""
+    path = run_dir / "summary.json"
+    draft = path.with_suffix(".json.tmp")
+    draft.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The summary in a run's folder; empty where there is none."""
+    path = run_dir / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def mark_failed(run_dir: Path, error: str, status: str = "failed") -> dict[str, Any]:
+    """Record how a run ended whose rank 0 could not say so itself, and return the summary."""
+    summary = read_summary(run_dir)
+    if summary.get("status") in (None, "running"):
+        summary |= {"status": status, "error": error}
+        write_summary(run_dir, summary)
+    return summary
+
+
+def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:
+    """What is known before the run starts."""
+    return {
+        "status": "running",
+        "error": None,
+        "steps": 0,
+        "world_size": world,
+        "zero": {"stage": config["zero"]["stage"]},
+        "precision": config["precision"]["name"],
+        "command": command(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), "torch": version("torch"), "zerokit": zerokit.__version__},
+        "predicted_gib": None,
+    }
+
+
+def command() -> str:
+    """The command line that started this process, as one can type it again."""
+    program = Path(sys.argv[0])
+    start = ["python", "-m", "zerokit"] if program.name == "__main__.py" else [program.name]
+    return shlex.join(start + sys.argv[1:])
+
+
+def commit() -> str | None:
+    """The git commit of the checkout that zerokit runs from; None if it is installed from a wheel."""
+    root = Path(zerokit.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

@@ -1,0 +1,185 @@
+"""The training loop: micro-batches, steps, and what is measured on the way. Knows no config group and no stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zerokit.train.loader import Loader
+from zerokit.train.memory import MemoryMeter
+from zerokit.train.metrics import GIB, bits_per_byte
+from zerokit.zero.engine import Engine
+
+PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
+"""Dense bf16 TFLOP/s by name of the GPU, from the vendor's datasheets; for the share of the peak that is reached."""
+
+
+@dataclass
+class Progress:
+    """What one `fit` has done so far.
+
+    step: optimizer steps. tokens: seen by all ranks (samples, where data has no tokens). seconds: of training, without
+    evaluation. loss, first_loss: mean over a step's global batch, at the last and the first logged step.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    first_loss: float | None = None
+    held_out_loss: float | None = None
+    tokens_per_sec: float | None = None
+
+
+class _Stopwatch:
+    """Time of training since the last reading; evaluation and logging are paused out."""
+
+    def __init__(self) -> None:
+        self.seconds = self.data = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+    def reset(self) -> None:
+        self.seconds = self.data = 0.0
+
+
+class Trainer:
+    """Runs the steps of a training and reports metrics by their names (see the README).
+
+    Args:
+        engine: the model and its state. schedule: factor of the peak learning rate at a step.
+        loader: micro-batches of this rank. loss: inputs, targets → mean loss of a micro-batch (0-dim).
+        batch: samples per step. options: steps, log_every, eval_every, eval_batches.
+    """
+
+    def __init__(self, engine: Engine, schedule: Callable[[int], float], loader: Loader,
+                 loss: Callable[[Tensor, Tensor], Tensor], batch: Any, options: Any):  # fmt: skip
+        self.engine, self.schedule, self.loader, self.loss, self.batch, self.options = (
+            engine, schedule, loader, loss, batch, options)  # fmt: skip
+        self.comm, self.info = engine.comm, loader.source.info
+        self.peak_lr = engine.lr
+        self.meter = MemoryMeter(engine.device)
+        self.progress = Progress()
+        self.tokens_per_step = batch.global_ * (self.info.seq_len or 1)
+        flops = getattr(engine.module, "flops_per_token", None)
+        self._flops_per_token = flops(self.info.seq_len) if flops else None
+
+    def fit(self) -> Iterator[tuple[int, dict[str, float] | None]]:
+        """Train; yields after every step its number (from 1) and, where they are due, the metrics.
+
+        Raises:
+            FloatingPointError: too many steps in a row were skipped.
+        """
+        batches = self.loader.from_micro_batch(self.progress.step * self.batch.accumulation)
+        watch, logged = _Stopwatch(), self.progress.step
+        for step in range(self.progress.step, self.options.steps):
+            watch.start()
+            loss = self._step(step, batches, watch)
+            self.progress.step, self.progress.tokens = step + 1, self.progress.tokens + self.tokens_per_step
+            last = step + 1 == self.options.steps
+            due = last or step == 0 or (step + 1) % self.options.log_every == 0
+            evaluate = last or (self.options.eval_every and (step + 1) % self.options.eval_every == 0)
+            metrics = None
+            if due or evaluate:
+                metrics = self._measure(loss, watch, step + 1 - logged)
+                logged = step + 1
+                self.engine.check()
+            watch.stop()
+            if metrics is not None:
+                self.progress.seconds += watch.seconds
+                watch.reset()
+                metrics |= self.evaluate() if evaluate else {}
+            yield step + 1, metrics
+
+    def _step(self, step: int, batches: Iterator, watch: _Stopwatch) -> Tensor:
+        self.engine.lr = self.peak_lr * self.schedule(step)
+        total = torch.zeros((), dtype=torch.float32, device=self.engine.device)
+        for _ in range(self.batch.accumulation):
+            began = time.perf_counter()
+            inputs, targets = next(batches)
+            watch.data += time.perf_counter() - began
+            loss = self.loss(inputs, targets)
+            self.engine.backward(loss)
+            total += loss.detach().float()
+        self.engine.step()
+        return total / self.batch.accumulation
+
+    # -- metrics -----------------------------------------------------------------------------------------------------
+
+    def _measure(self, loss: Tensor, watch: _Stopwatch, steps: int) -> dict[str, float]:
+        """Metrics of the last `steps` steps, and of the last one's loss. The host waits for the device."""
+        rows = self.comm.gather_row([loss, float(self.meter.peak()), float(self.meter.reserved())])
+        watch.stop()
+        seconds = max(watch.seconds, 1e-9) / steps
+        data = watch.data / max(watch.seconds, 1e-9)
+        watch.start()
+        mean = sum(row[0] for row in rows) / len(rows)
+        progress, engine = self.progress, self.engine
+        progress.loss = mean
+        progress.first_loss = mean if progress.first_loss is None else progress.first_loss
+        progress.tokens_per_sec = self.tokens_per_step / seconds
+        metrics = {
+            "trainer/tokens": progress.tokens,
+            "trainer/epoch": progress.step * self.batch.global_ / len(self.loader.source),
+            "train/loss": mean,
+            **self._bits("train", mean),
+            "train/grad_norm": float(engine.grad_norm),
+            "optim/lr": engine.lr,
+            **self._speed(seconds),
+            "time/data_pct": 100 * data,
+            "memory/max_allocated_gib": max(row[1] for row in rows) / GIB,
+            "memory/min_allocated_gib": min(row[1] for row in rows) / GIB,
+            "memory/max_reserved_gib": max(row[2] for row in rows) / GIB,
+            "precision/skipped_steps": float(engine.steps_skipped),
+        }
+        if engine.numerics.scaler is not None:
+            metrics["precision/loss_scale"] = float(engine.numerics.scaler.scale)
+        return metrics
+
+    def _speed(self, seconds: float) -> dict[str, float]:
+        per_second = self.tokens_per_step / seconds
+        speed = {
+            "perf/step_time_s": seconds,
+            "perf/tokens_per_sec": per_second,
+            "perf/tokens_per_sec_per_gpu": per_second / self.comm.world,
+        }
+        if self._flops_per_token is not None:
+            reached = per_second / self.comm.world * self._flops_per_token / 1e12
+            speed["perf/tflops_per_gpu"] = reached
+            peak = self._peak_tflops()
+            if peak is not None:
+                speed["perf/mfu_pct"] = 100 * reached / peak
+        return speed
+
+    def _peak_tflops(self) -> float | None:
+        if self.engine.device.type != "cuda":
+            return None
+        name = torch.cuda.get_device_name(self.engine.device)
+        return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+
+    def _bits(self, prefix: str, loss: float) -> dict[str, float]:
+        per_token = self.info.bytes_per_token
+        return {} if per_token is None else {f"{prefix}/bits_per_byte": bits_per_byte(loss, per_token)}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Mean loss over held-out samples; empty where there are none."""
+        self.engine.module.eval()
+        losses = [self.loss(inputs, targets).float() for inputs, targets in self.loader.held_out(self.options.eval_batches)]
+        self.engine.module.train()
+        if not losses:
+            return {}
+        rows = self.comm.gather_row([torch.stack(losses).mean()])
+        mean = sum(row[0] for row in rows) / len(rows)
+        self.progress.held_out_loss = mean
+        return {"eval/loss": mean, **self._bits("eval", mean)}

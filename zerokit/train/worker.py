@@ -1,0 +1,200 @@
+"""One rank of a run, from the config to the files it leaves behind."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zerokit.comm import Communicator
+from zerokit.config import registry
+from zerokit.config.schema import Config
+from zerokit.launch.process import start
+from zerokit.report import write_report
+from zerokit.tracker._base import RunInfo
+from zerokit.train import summary as summaries
+from zerokit.train.assemble import assemble
+from zerokit.train.console import Console
+from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte
+from zerokit.train.trainer import Trainer
+
+UNITS = {"tokens": "nats", "classification": "nats", "regression": "mse"}
+PROMPTS = {256: "def "}
+"""Beginning of the sample by size of the vocabulary; other vocabularies start from the first held-out token."""
+
+log = logging.getLogger("zerokit")
+
+
+def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
+    """Train as the config says and return the summary. Every rank calls it; rank 0 writes the files.
+
+    Raises:
+        FloatingPointError, RuntimeError, …: what ended the training; the summary then says `failed`.
+    """
+    cfg, folder = Config.from_dict(config), Path(run_dir)
+    with start(cfg.launch) as process:
+        _log_to(folder / "logs" / f"rank{process.rank}.log")
+        comm = Communicator(process.device)
+        facts = summaries.first_facts(config, comm.world) | {"device": _device_name(process.device)}
+        log.info("rank %d of %d on %s", comm.rank, comm.world, facts["device"])
+        view = _View(cfg, config, folder, facts) if comm.rank == 0 else _Silence()
+        try:
+            trainer = assemble(cfg, comm)
+            view.begin(trainer)
+            for step, metrics in trainer.fit():
+                view.progress(step, metrics)
+            result = _results(trainer, cfg)
+        except KeyboardInterrupt:
+            view.end(status="interrupted", error="interrupted")
+            raise
+        except Exception as error:
+            log.exception("the training failed")
+            view.end(status="failed", error=f"rank {comm.rank}: {type(error).__name__}: {error}")
+            raise
+        return view.end(status="finished", **result)
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]  # Hydra's own handlers would write to the terminal
+    root.setLevel(logging.INFO)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+class _Silence:
+    """What ranks other than 0 show: nothing."""
+
+    def begin(self, trainer: Trainer) -> None:
+        pass
+
+    def progress(self, step: int, metrics: dict[str, float] | None) -> None:
+        pass
+
+    def end(self, **facts: Any) -> dict[str, Any]:
+        return facts
+
+
+class _View:
+    """Rank 0's files, tracker and terminal."""
+
+    def __init__(self, cfg: Config, config: dict[str, Any], folder: Path, facts: dict[str, Any]):
+        self.cfg, self.config, self.folder, self.summary = cfg, config, folder, facts
+        self.console: Console | None = None
+        self.tracker: Any = None
+        self.file: MetricsFile | None = None
+        self._trainer: Trainer | None = None
+        summaries.write_summary(folder, self.summary)
+
+    def begin(self, trainer: Trainer) -> None:
+        """The run is assembled: open what follows it."""
+        self._trainer, info = trainer, trainer.info
+        count = sum(p.numel() for unit in trainer.engine.units for p in unit.parameters)
+        self.summary |= {"model": {"name": self.cfg.model.name, "parameters": count}, "data_sha256": info.sha256}
+        self.console = Console(self.cfg.train.steps, "" if info.bytes_per_token else UNITS[info.task])
+        self.console.note(
+            f"{self.cfg.model.name} · {count:,} parameters · ZeRO stage {self.cfg.zero.stage} · {self.cfg.precision.name} · "
+            f"{trainer.comm.world} × {self.summary['device']} · {info.description}"
+        )
+        logging.getLogger().addHandler(self.console.handler())
+        self.file = MetricsFile(self.folder / "metrics.jsonl")
+        run = self.cfg.run
+        info = RunInfo(self.folder, self.config, run.name, run.group, "train", self._tags())
+        self.tracker = registry.build("tracker", self.cfg.tracker, run=info)
+
+    def _tags(self) -> list[str]:
+        facts = (f"stage{self.cfg.zero.stage}", self.cfg.precision.name, self.cfg.model.name)
+        return list(dict.fromkeys((*self.cfg.run.tags, *facts)))
+
+    def progress(self, step: int, metrics: dict[str, float] | None) -> None:
+        """A step is done."""
+        self.console.progress(step, metrics)
+        if metrics is not None:
+            self.file.log(metrics, step)
+            self.tracker.log(metrics, step)
+            log.info("step %d: %s", step, metrics)
+
+    def end(self, **facts: Any) -> dict[str, Any]:
+        """The run is over: write what came out, show it, and return the summary."""
+        if self._trainer is not None:
+            progress = self._trainer.progress
+            self.summary |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds,
+                             "loss": _number(progress.loss), "loss_first": _number(progress.first_loss)}  # fmt: skip
+        self.summary |= facts
+        files = {label: name for label, name in summaries.FILES.items() if (self.folder / name).exists()}
+        self.summary["files"] = {**files, "report": summaries.FILES["report"]}
+        summaries.write_summary(self.folder, self.summary)
+        if self.file is not None:
+            self.file.close()
+            self.tracker.finish(self.summary)
+        write_report(self.folder)
+        if self.console is not None:
+            self.console.finish(self.summary, self.folder)
+        return self.summary
+
+
+def _number(value: float | None) -> float | None:
+    """`value` if JSON can hold it."""
+    return value if value is not None and abs(value) < float("inf") else None
+
+
+def _results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
+    """What only a finished run knows. A collective."""
+    progress, engine, comm = trainer.progress, trainer.engine, trainer.comm
+    memory, peak = engine.memory(), trainer.meter.peak()
+    states = memory["parameters"] + memory["gradients"] + memory["optimizer"]
+    row = {k: memory[k] for k in ("parameters", "gradients", "optimizer")}
+    row |= {"other": max(0, max(peak, states + memory["buffers"]) - states), "total": max(peak, states + memory["buffers"])}
+    rows = comm.gather_objects(row)
+    stage0 = engine.memory_at(0)
+    began = time.perf_counter()
+    digest = engine.reader.sha256()
+    log.info("hashed the weights in %.1f s", time.perf_counter() - began)
+    speed = progress.tokens / max(progress.seconds, 1e-9)
+    return {
+        "bits_per_byte": _bits_per_byte(trainer),
+        "validation_loss": _number(progress.held_out_loss),
+        "tokens_per_sec": speed,
+        "tokens_per_sec_per_gpu": speed / comm.world,
+        "max_allocated_gib": [row["total"] / GIB for row in rows],
+        "memory": rows,
+        "stage0": {**stage0, "total": sum(stage0.values())},
+        "weights_sha256": digest,
+        "skipped_steps": int(engine.steps_skipped),
+        "sample": _sample(trainer, cfg),
+    }
+
+
+def _bits_per_byte(trainer: Trainer) -> dict[str, float | None] | None:
+    progress, per_token = trainer.progress, trainer.info.bytes_per_token
+    if per_token is None:
+        return None
+
+    def bits(loss: float | None) -> float | None:
+        return None if loss is None else _number(bits_per_byte(loss, per_token))
+
+    return {"first": bits(progress.first_loss), "last": bits(progress.loss), "validation": bits(progress.held_out_loss)}
+
+
+def _sample(trainer: Trainer, cfg: Config) -> str | None:
+    """Text continued by the model, prompt included; None where the data has no text. A collective."""
+    info, source = trainer.info, trainer.loader.source
+    if info.task != "tokens" or cfg.train.sample_tokens == 0:
+        return None
+    from zerokit.model._generate import generate
+
+    prompt = list(PROMPTS[info.vocab_size].encode()) if info.vocab_size in PROMPTS else [0]
+    trainer.engine.module.eval()
+    tokens = generate(
+        trainer.engine, prompt, cfg.train.sample_tokens, 0.7, cfg.train.seed, info.seq_len, trainer.engine.device
+    )
+    trainer.engine.module.train()
+    return source.decode(prompt + tokens)

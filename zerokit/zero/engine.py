@@ -1,0 +1,254 @@
+"""The engine: a model whose training state is divided among ranks, and the three calls of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from zerokit.comm import Communicator
+from zerokit.zero.gather import Gatherer
+from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
+from zerokit.zero.hooks import Hooks
+from zerokit.zero.master import MASTERS
+from zerokit.zero.materialize import Materializer
+from zerokit.zero.partition import find_blocks, partition, unit_modules
+from zerokit.zero.placement import STAGES, Stage
+from zerokit.zero.read import WeightReader
+from zerokit.zero.reduce import Reducer
+from zerokit.zero.storage import Dtypes, Storage, state_bytes
+from zerokit.zero.update import Elementwise, Group, Update
+
+
+class Scaler(Protocol):
+    """The factor that the loss is multiplied with before backward."""
+
+    scale: Tensor  # 0-dim float32, on the device
+
+    def update(self, ok: Tensor) -> None:
+        """Take note of a step taken (`ok`, 0-dim bool) or skipped, without a host synchronisation."""
+
+    def exhausted(self) -> Tensor:
+        """Whether the scale cannot shrink any further (0-dim bool)."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Formats of one training.
+
+    compute: of weights and activations. master: "same", "separate" or "split" (`zerokit.zero.master`).
+    accumulate: of gradients between micro-batches. reduce: of gradients on the wire. scaler: None does not scale.
+    """
+
+    compute: torch.dtype = torch.float32
+    master: str = "same"
+    accumulate: torch.dtype = torch.float32
+    reduce: torch.dtype = torch.float32
+    scaler: Scaler | None = None
+
+
+@dataclass(frozen=True)
+class ParameterGroups:
+    """Hyperparameters per group; `of` gives the index of a parameter's group from its name and the parameter."""
+
+    groups: Sequence[Group] = (Group(),)
+    of: Any = field(default=lambda name, parameter: 0)
+
+
+class Engine:
+    """Trains `model` with ZeRO: `engine(x)` runs it, `engine.backward(loss)` once per micro-batch, then `engine.step()`.
+
+    Losses are means over a micro-batch; the engine divides by the number of micro-batches and ranks, so gradients are
+    means over the global batch. The model's parameters are views of memory that the engine manages: read them through
+    `engine.whole_weights()` or inside `engine.gathered()`.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Elementwise, *, stage: Stage | int = 2, comm: Communicator | None = None,
+                 numerics: Numerics | None = None, groups: ParameterGroups | None = None, accumulation: int = 1,
+                 clip_norm: float | None = None, units: Sequence[str] = (), prefetch: int = 1, seed: int = 0,
+                 device: torch.device | None = None, compile_update: bool | None = None, max_skips: int = 20):  # fmt: skip
+        self.device = device or (comm.device if comm else torch.device("cpu"))
+        self.comm = comm or Communicator(self.device)
+        self.numerics = numerics or Numerics()
+        self.declared = STAGES[stage] if isinstance(stage, int) else stage
+        self.stage = self.declared.on(self.comm.world)
+        self.module, self.optimizer, self.accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
+        self.max_skips = max_skips
+        groups = groups or ParameterGroups()
+        modules = unit_modules(model, units)
+        self.units = partition(model, self.comm.world, modules, groups.of)
+        if not any(unit.trainable for unit in self.units):
+            raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train.")
+        master = MASTERS[self.numerics.master]
+        self.storage = Storage(
+            self.units, self.stage, self._dtypes(master.extra), optimizer.state_names, self.comm.rank, self.device, prefetch + 1
+        )
+        Materializer(self.storage, master, self.comm).run(model, seed)
+        self.gatherer = Gatherer(self.units, self.stage, self.comm, prefetch)
+        self.reducer = Reducer(self.storage, self.comm)
+        self.hooks = Hooks(self.gatherer, self.reducer)
+        self._attach(model)
+        self._norm = GradientNorm(self.storage, self.comm)
+        compiled = self.device.type == "cuda" if compile_update is None else compile_update
+        self._update = Update(self.storage, optimizer, groups.groups, master, compiled)
+        self.reader = WeightReader(self)
+        self._make_counters()
+        self._micro = 0
+
+    def _dtypes(self, extra: torch.dtype | None) -> Dtypes:
+        n = self.numerics
+        wire = n.reduce if self.comm.world > 1 else n.accumulate
+        stored = n.accumulate if self.accumulation > 1 else wire
+        return Dtypes(weight=n.compute, extra=extra, gradient=stored, wire=wire)
+
+    def _make_counters(self) -> None:
+        def scalar(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.tensor(value, dtype=dtype, device=self.device)
+
+        self.lr = float(self.optimizer.lr)
+        self._lr = scalar(self.lr)
+        self.steps_taken = scalar(0.0)  # Adam's t: skipped steps do not count
+        self.steps_skipped = scalar(0.0)
+        self._skips_in_a_row = scalar(0.0)
+        self.grad_norm = scalar(0.0)
+        self._loss_share = scalar(1.0 / (self.accumulation * self.comm.world), torch.float32)
+
+    def _attach(self, model: nn.Module) -> None:
+        by_module: dict[nn.Module, list] = {}
+        for unit in self.units:
+            by_module.setdefault(unit.module, []).append(unit)
+        for module, units in by_module.items():
+            self.hooks.attach(module, units, keep=module is model, regather=not isinstance(module, nn.Embedding))
+        model.register_state_dict_pre_hook(self._before_state_dict)
+
+    def _before_state_dict(self, *_: Any) -> None:
+        if self.storage.weight_slots and not self.reader.open:
+            raise RuntimeError(
+                "state_dict() of a model whose parameters are sharded would read memory that other parameters use. "
+                "Use engine.full_state_dict(), or call it inside `with engine.gathered():`."
+            )
+        self.gatherer.settle()
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The repeated modules of the model, in order."""
+        return find_blocks(self.module)
+
+    # -- a training step ---------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Floating-point tensors among the arguments are cast to the compute format."""
+        compute = self.numerics.compute
+
+        def cast(tensor: Tensor) -> Tensor:
+            return tensor.to(compute) if tensor.is_floating_point() else tensor
+
+        args, kwargs = tree_map_only(Tensor, cast, (args, kwargs))
+        self.gatherer.begin()
+        return self.module(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch's mean `loss` (0-dim) to those of the step.
+
+        Raises:
+            ValueError: `loss` is no scalar. RuntimeError: every micro-batch of the step has been here already.
+        """
+        if loss.numel() != 1:
+            raise ValueError(f"engine.backward expects a scalar loss, got shape {tuple(loss.shape)}; reduce it with .mean().")
+        if self._micro == self.accumulation:
+            raise RuntimeError(
+                f"engine.backward was called {self.accumulation + 1} times for accumulation={self.accumulation}: call "
+                "engine.step() after every step's micro-batches."
+            )
+        factor = self._loss_share
+        if self.numerics.scaler is not None:
+            factor = factor * self.numerics.scaler.scale
+        self.reducer.begin(first=self._micro == 0, last=self._micro == self.accumulation - 1)
+        self.hooks.in_backward = True
+        try:
+            loss.backward(factor.to(loss.dtype).view(loss.shape))
+        finally:
+            self.hooks.in_backward = False
+        self.reducer.flush()
+        self.gatherer.release_all()
+        self._micro += 1
+
+    def step(self) -> None:
+        """Update the weights with the accumulated gradients, or skip the step on all ranks if one is not finite.
+
+        The host waits for nothing: `grad_norm`, `steps_taken` and `steps_skipped` are tensors on the device.
+
+        Raises:
+            RuntimeError: called before all micro-batches of the step went through `backward`.
+        """
+        if self._micro != self.accumulation:
+            raise RuntimeError(
+                f"engine.step was called after {self._micro} of {self.accumulation} micro-batches: call engine.backward "
+                f"{self.accumulation} times first, or change the accumulation."
+            )
+        self._micro = 0
+        self.reducer.finish()
+        scaler = self.numerics.scaler
+        unscale = 1.0 if scaler is None else scaler.scale.double().reciprocal()
+        with torch.no_grad():
+            norm = self._norm() * unscale
+            ok = torch.isfinite(norm)
+            self._count(norm, ok)
+            self._lr.fill_(self.lr)
+            scale = clip_coefficient(norm, self.clip_norm) * unscale
+            self._update(self._lr, self.steps_taken, scale, ok)
+            if scaler is not None:
+                scaler.update(ok)
+        self.gatherer.weights_changed()
+
+    def _count(self, norm: Tensor, ok: Tensor) -> None:
+        self.grad_norm.copy_(norm)
+        self.steps_taken += ok
+        skipped = ~ok
+        self.steps_skipped += skipped
+        scaler = self.numerics.scaler
+        self._skips_in_a_row.add_(1.0 if scaler is None else scaler.exhausted()).mul_(skipped)
+
+    def check(self) -> None:
+        """Raise FloatingPointError if `max_skips` steps in a row were skipped, not counting those that a shrinking loss
+        scale explains. Waits for the device."""
+        skips = int(self._skips_in_a_row)
+        if skips >= self.max_skips:
+            scale = "" if self.numerics.scaler is None else f" at a loss scale of {float(self.numerics.scaler.scale):g}"
+            raise FloatingPointError(
+                f"The last {skips} steps were skipped{scale}: their gradients were not finite. Lower the learning rate, look at "
+                "the data, or train in bf16 or fp32; train.max_skips sets how many such steps are allowed."
+            )
+
+    # -- weights and memory ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def gathered(self) -> Iterator[nn.Module]:
+        """The model with whole weights in their compute format, to read. Costs the memory of the whole model."""
+        with self.reader.gathered():
+            yield self.module
+
+    def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter's name and whole fp32 master value, sorted by name; one unit is whole at a time.
+
+        A collective: every rank must go through the whole iteration.
+        """
+        return self.reader.whole_weights()
+
+    def full_state_dict(self) -> Mapping[str, Tensor]:
+        """The whole fp32 weights by name, on the CPU, the same on every rank."""
+        return {name: value.cpu().clone() for name, value in self.whole_weights()}
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that this rank holds by kind, exact: parameters, gradients, optimizer, buffers."""
+        return self.storage.memory()
+
+    def memory_at(self, stage: Stage | int) -> dict[str, int]:
+        """Bytes of parameters, gradients and optimizer states that a rank would hold at another stage."""
+        stage = STAGES[stage] if isinstance(stage, int) else stage
+        return state_bytes(self.units, stage, self.storage.dtypes, len(self.storage.states))

@@ -1,0 +1,122 @@
+"""Whole weights before they are used: all-gathers into slots, issued ahead of their use in the recorded order."""
+
+from __future__ import annotations
+
+from zerokit.comm import Communicator
+from zerokit.zero.placement import Collective, Placement, Stage, transition
+from zerokit.zero.unit import Slot, Unit
+
+
+class Gatherer:
+    """Brings units' weights to REPLICATE before use and lets go of them after.
+
+    [Note: slots] A unit's weights appear at one address for good, so tensors that autograd saved in forward are valid
+    again once backward has gathered the unit again. A released slot keeps its contents until another unit gathers
+    into it: the last blocks of the forward pass need no gather in backward. Weights change only in `step`, which makes
+    every slot stale by raising `version`. Where the optimizer's placement is that of whole parameters nothing is ever
+    stale; where only the optimizer is sharded, slots are the persistent weights and are gathered once per step.
+
+    [Note: streams] Gathers run on their own stream. They wait for the event of the slot's last use on the compute
+    stream, and the compute stream waits for the gather's event; the host waits for nothing.
+    """
+
+    def __init__(self, units: list[Unit], stage: Stage, comm: Communicator, prefetch: int = 1):
+        self.units, self.comm, self.depth = units, comm, prefetch
+        self.version = 0
+        before_use = transition(stage.parameter, Placement.REPLICATE)
+        after_update = transition(stage.optimizer, stage.parameter)
+        self._collective = after_update if before_use is Collective.NOTHING else before_use
+        self.order: list[Unit] = []
+        self._cursor = 0
+        self._published = None  # event: the shards hold the weights of this version
+        self._persistent = [u for u in units if stage.parameter is Placement.REPLICATE]
+        for unit in self._persistent:  # their whole weights are written when the model is materialised
+            unit.slot.owner, unit.slot.version = unit, self.version
+
+    # -- use ---------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A forward pass starts: follow the recorded order from its beginning."""
+        self._cursor = 0
+
+    def activate(self, unit: Unit) -> None:
+        """Make later work on the compute stream see the unit's whole weights."""
+        slot = unit.slot
+        if slot.active and slot.owner is unit:
+            return
+        if slot.active:
+            raise RuntimeError(
+                f"'{unit.name}' and '{slot.owner.name}' need whole weights at the same time, but share memory for them. "
+                "Name modules in zero.units that do not run inside one another."
+            )
+        self._follow(unit)
+        self._gather(unit)
+        self.comm.compute.wait(slot.ready)
+        slot.ready = None
+        slot.active = True
+        self.prefetch()
+
+    def release(self, unit: Unit) -> None:
+        """The unit's weights are not needed for now."""
+        slot = unit.slot
+        if slot.active and slot.owner is unit:
+            slot.active = False
+            slot.free = self.comm.compute.record()
+            self.prefetch()
+
+    def release_all(self) -> None:
+        """No unit's weights are needed for now (the end of a backward pass)."""
+        for unit in self.units:
+            self.release(unit)
+
+    # -- order -------------------------------------------------------------------------------------------------------
+
+    def _follow(self, unit: Unit) -> None:
+        if self._cursor < len(self.order) and self.order[self._cursor] is unit:
+            self._cursor += 1
+            return
+        del self.order[self._cursor :]  # the model took another way: record it anew from here
+        self.order.append(unit)
+        self._cursor += 1
+
+    def prefetch(self) -> None:
+        """Start gathering the units that come next, as far as their slots are free."""
+        waiting: set[int] = set()  # slots that a unit before this one in the order needs first
+        for unit in self.order[self._cursor : self._cursor + self.depth]:
+            if id(unit.slot) not in waiting and not unit.slot.active:
+                self._gather(unit)
+            waiting.add(id(unit.slot))
+
+    # -- data --------------------------------------------------------------------------------------------------------
+
+    def _is_fresh(self, unit: Unit, slot: Slot) -> bool:
+        return slot.owner is unit and (slot.version == self.version or not unit.trainable)
+
+    def _gather(self, unit: Unit) -> None:
+        slot = unit.slot
+        if self._is_fresh(unit, slot):
+            return
+        if self._collective is Collective.ALL_GATHER:
+            with self.comm.gathers as stream:
+                stream.wait(slot.free)
+                stream.wait(self._published)
+                self.comm.all_gather(slot.buffer[: unit.layout.total], unit.shard)
+                slot.ready = stream.record()
+        slot.owner, slot.version, slot.free = unit, self.version, None
+
+    def weights_changed(self) -> None:
+        """The update has written new shards: publish them. Persistent weights are gathered now, others when needed."""
+        self.version += 1
+        self._published = self.comm.compute.record()
+        for unit in self._persistent:
+            unit.slot.free = None  # the mark above comes after every use
+            self._gather(unit)
+        self.begin()
+        self.prefetch()
+
+    def settle(self) -> None:
+        """Make later work on the compute stream see every persistent weight."""
+        for unit in self._persistent:
+            self._gather(unit)
+            self.comm.compute.wait(unit.slot.ready)
+            unit.slot.ready = None

@@ -1,0 +1,88 @@
+"""Where each parameter of a unit lies in the unit's flat buffer. Pure arithmetic on element counts, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ALIGNMENT = 64
+"""Elements. Parameters and shards start at multiples of it: 128 bytes in bf16 and 256 in fp32, enough for TMA (16 bytes),
+full cache lines and whole vectors, so that no elementwise kernel ever meets a ragged tail inside a buffer."""
+
+
+def round_up(count: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `count`."""
+    return -(-count // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Span:
+    """Half-open range of elements `[start, stop)` of one hyperparameter group."""
+
+    start: int
+    stop: int
+    group: int = 0
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def clip(self, start: int, stop: int) -> Span:
+        """The part of this span inside `[start, stop)`; its length may be zero."""
+        low = min(max(self.start, start), stop)
+        return Span(low, max(low, min(self.stop, stop)), self.group)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A flat buffer of `total` elements that cuts evenly into `world` shards.
+
+    offsets: first element of each parameter, in the order the parameters were given.
+    numels: elements of each parameter, without padding.
+    spans: the whole buffer cut by hyperparameter group, in ascending order, padding included.
+    """
+
+    offsets: tuple[int, ...]
+    numels: tuple[int, ...]
+    spans: tuple[Span, ...]
+    total: int
+    world: int
+
+    @property
+    def shard(self) -> int:
+        """Elements of one rank's shard."""
+        return self.total // self.world
+
+    def shard_range(self, rank: int) -> tuple[int, int]:
+        """`[start, stop)` of the shard of `rank` in the flat buffer."""
+        return rank * self.shard, (rank + 1) * self.shard
+
+    def overlap(self, index: int, start: int, stop: int) -> tuple[Span, int]:
+        """The part of parameter `index` inside `[start, stop)` of the buffer: its span in the parameter, and the
+        element of the buffer where it begins."""
+        offset, numel = self.offsets[index], self.numels[index]
+        inside = Span(offset, offset + numel).clip(start, stop)
+        return Span(inside.start - offset, inside.stop - offset), inside.start
+
+
+def make_layout(numels: Sequence[int], world: int, groups: Sequence[int] | None = None) -> Layout:
+    """Lay parameters of `numels` elements one after the other, those of one hyperparameter group side by side.
+
+    groups: the group of each parameter (all 0 when left out).
+    """
+    groups = [0] * len(numels) if groups is None else groups
+    assert len(groups) == len(numels) and world >= 1
+    offsets = [0] * len(numels)
+    spans: list[Span] = []
+    cursor = 0
+    for index in sorted(range(len(numels)), key=lambda i: groups[i]):
+        offsets[index] = cursor
+        end = cursor + round_up(numels[index], ALIGNMENT)
+        if spans and spans[-1].group == groups[index]:
+            spans[-1] = Span(spans[-1].start, end, groups[index])
+        else:
+            spans.append(Span(cursor, end, groups[index]))
+        cursor = end
+    total = round_up(cursor, ALIGNMENT * world)
+    if spans:
+        spans[-1] = Span(spans[-1].start, total, spans[-1].group)
+    return Layout(tuple(offsets), tuple(numels), tuple(spans), total, world)

@@ -1,0 +1,65 @@
+"""Where the fp32 master weights live beside the compute weights. The functions are elementwise and compile into one kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Same:
+    """Compute weights are fp32: they are the master weights."""
+
+    extra: torch.dtype | None = None
+
+    @staticmethod
+    def load(weight: Tensor, extra: Tensor | None) -> Tensor:
+        """The fp32 values."""
+        return weight
+
+    @staticmethod
+    def store(weight: Tensor, extra: Tensor | None, value: Tensor) -> None:
+        """Write the fp32 `value` (n,) as compute weights and whatever completes them."""
+        weight.copy_(value)
+
+
+class Separate:
+    """A whole fp32 copy: 4 bytes per parameter beside the compute weights."""
+
+    extra: torch.dtype | None = torch.float32
+
+    @staticmethod
+    def load(weight: Tensor, extra: Tensor) -> Tensor:
+        """The fp32 values."""
+        return extra
+
+    @staticmethod
+    def store(weight: Tensor, extra: Tensor, value: Tensor) -> None:
+        """Write the fp32 `value` (n,) as compute weights and whatever completes them."""
+        extra.copy_(value)
+        weight.copy_(value)
+
+
+class Split:
+    """bf16 weight plus the 16 bits it lacks: the exact fp32 value in 2 bytes per parameter instead of 4.
+
+    The weight is the fp32 value rounded to the nearest bf16 (ties away from zero, so that the remainder always fits
+    16 signed bits), and `fp32 bits = (bf16 bits << 16) + remainder`.
+    """
+
+    extra: torch.dtype | None = torch.int16
+
+    @staticmethod
+    def load(weight: Tensor, extra: Tensor) -> Tensor:
+        """The fp32 values."""
+        return ((weight.view(torch.int16).to(torch.int32) << 16) + extra.to(torch.int32)).view(torch.float32)
+
+    @staticmethod
+    def store(weight: Tensor, extra: Tensor, value: Tensor) -> None:
+        """Write the fp32 `value` (n,) as compute weights and whatever completes them."""
+        bits = value.view(torch.int32)
+        high = (bits + 0x8000) >> 16
+        extra.copy_(bits - (high << 16))
+        weight.view(torch.int16).copy_(high)
+
+
+MASTERS = {"same": Same, "separate": Separate, "split": Split}

@@ -1,0 +1,142 @@
+"""The first values of a model's weights: written into the flat shards one module at a time.
+
+A model on the `meta` device is initialised module by module, by each module's own `reset_parameters`, under a random
+generator seeded by the run's seed and the module's name: the values depend neither on the stage nor on the number of
+ranks, and no rank ever holds more than its shards and the weights of one module. A model with real values keeps those
+of rank 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from zerokit.comm import Communicator
+from zerokit.zero.layout import Span
+from zerokit.zero.placement import Placement
+from zerokit.zero.storage import Storage
+from zerokit.zero.unit import Unit
+
+
+def module_seed(seed: int, name: str) -> int:
+    """A 63-bit seed for the module `name` of a run with `seed`."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Materializer:
+    """Writes whole parameters into this rank's part of a storage."""
+
+    def __init__(self, storage: Storage, master: object, comm: Communicator):
+        self.storage, self.master, self.comm = storage, master, comm
+        self._where: dict[nn.Parameter, tuple[Unit, int]] = {}
+        for unit in storage.units:
+            self._where.update({p: (unit, i) for i, p in enumerate(unit.parameters)})
+        extent_of = [u.layout.shard if storage.stage.optimizer is Placement.SHARD else u.layout.total for u in storage.trainable]
+        extras = storage.extra.split(extent_of) if storage.extra is not None and extent_of else [None] * len(extent_of)
+        self._extra = dict(zip(storage.trainable, extras, strict=True))
+
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Store the fp32 `value`, of the parameter's shape: compute weights, and what completes them to the master's."""
+        unit, index = self._where[parameter]
+        flat = value.detach().reshape(-1)
+        mine = Span(*unit.layout.shard_range(self.storage.rank))
+        whole = Span(0, unit.layout.total)
+        stored = mine if self.storage.stage.parameter is Placement.SHARD else whole
+        updated = mine if self.storage.stage.optimizer is Placement.SHARD else whole
+        part, begin = unit.layout.overlap(index, stored.start, stored.stop)
+        if len(part):
+            weight = unit.weight[begin - stored.start :][: len(part)]
+            scratch = None if self.master.extra is None else torch.empty(len(part), dtype=self.master.extra, device=weight.device)
+            self.master.store(weight, scratch, flat[part.start : part.stop].to(weight.device, torch.float32))
+        extra = self._extra.get(unit)
+        part, begin = unit.layout.overlap(index, updated.start, updated.stop)
+        if extra is not None and len(part):
+            scratch = torch.empty(len(part), dtype=unit.weight.dtype, device=extra.device)
+            self.master.store(scratch, extra[begin - updated.start :][: len(part)], flat[part.start : part.stop].to(extra.device, torch.float32))
+
+    def run(self, model: nn.Module, seed: int) -> None:
+        """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.
+
+        Raises:
+            ValueError: a module on `meta` has parameters or buffers but no `reset_parameters`.
+        """
+        written: set[nn.Parameter] = set()
+        for name, module in model.named_modules():
+            own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+            if any(t.is_meta for t in own):
+                self._initialise(name, module, seed, written)
+            else:
+                self._take(module, written)
+        self._point(model)
+
+    def _initialise(self, name: str, module: nn.Module, seed: int, written: set[nn.Parameter]) -> None:
+        if not hasattr(module, "reset_parameters"):
+            raise ValueError(
+                f"'{name or 'the model'}' ({type(module).__name__}) was built on the meta device and has no reset_parameters() "
+                "to give its own parameters and buffers their values; add one, or build the model on a real device."
+            )
+        device = self.storage.device
+        placeholders = {key: p for key, p in module._parameters.items() if p is not None}
+        for key, p in placeholders.items():
+            real = torch.empty(p.shape, dtype=torch.float32, device=device)
+            module._parameters[key] = nn.Parameter(real, requires_grad=p.requires_grad)
+        for key, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[key] = torch.empty_like(buffer, device=device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device), torch.no_grad():
+            torch.manual_seed(module_seed(seed, name))
+            module.reset_parameters()
+        for key, p in placeholders.items():
+            value, module._parameters[key] = module._parameters[key], p
+            if p not in written:
+                written.add(p)
+                self.write(p, value)
+
+    def _take(self, module: nn.Module, written: set[nn.Parameter]) -> None:
+        for p in module._parameters.values():
+            if p is not None and p not in written:
+                written.add(p)
+                value = p.detach().to(self.storage.device, torch.float32, copy=True)
+                self.comm.broadcast(value)
+                self.write(p, value)
+                p.data = torch.empty(0, dtype=p.dtype, device=p.device)  # frees the whole weights one by one
+        for key, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[key] = buffer.to(self.storage.device)
+                if buffer.numel():
+                    self.comm.broadcast(module._buffers[key])
+
+    def _point(self, model: nn.Module) -> None:
+        """Parameters become views of their units' slots, through aliases with version counters of their own."""
+        replaced: dict[nn.Parameter, nn.Parameter] = {}
+        for unit in self.storage.units:
+            for index, view in enumerate(unit.views(unit.slot.buffer)):
+                p = unit.parameters[index]
+                if p.is_meta:
+                    replaced[p] = nn.Parameter(view.data, requires_grad=p.requires_grad)
+                    unit.parameters[index] = replaced[p]
+                else:
+                    p.data = view.data
+        for module in model.modules():
+            for key, p in module._parameters.items():
+                if p in replaced:
+                    module._parameters[key] = replaced[p]
+
+
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module | None:
+    """The model that `build` makes, on the meta device; None if it needs real values while it is built, or has modules
+    that cannot initialise what they own."""
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (NotImplementedError, RuntimeError):
+        return None
+    for module in model.modules():
+        own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+        if own and not hasattr(module, "reset_parameters"):
+            return None
+    return model

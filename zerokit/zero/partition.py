@@ -1,0 +1,111 @@
+"""Which parameters form a unit: a rule over modules, with no tensors moved."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import nn
+
+from zerokit.zero.layout import make_layout
+from zerokit.zero.unit import Unit
+
+GroupOf = Callable[[str, nn.Parameter], int]
+
+
+def _is_row(module: nn.Module) -> bool:
+    if isinstance(module, nn.ModuleList):
+        return True
+    return isinstance(module, nn.Sequential) and not any(isinstance(m, nn.ModuleList) for m in module.modules())
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated modules of a model: the members of every outermost `nn.ModuleList` that have parameters, or of an
+    outermost `nn.Sequential` that contains no such list."""
+    blocks: dict[nn.Module, None] = {}
+    seen: set[nn.Module] = set()
+
+    def visit(module: nn.Module) -> None:
+        if module in seen:
+            return
+        seen.add(module)
+        if _is_row(module):
+            blocks.update((m, None) for m in module if any(True for _ in m.parameters()))
+        else:
+            for child in module.children():
+                visit(child)
+
+    visit(model)
+    return list(blocks)
+
+
+def unit_modules(model: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Module]:
+    """The modules that form units: those named by `patterns` (class names or names in the model, with wildcards), else
+    what the model's own `units()` says, else its repeated blocks.
+
+    Raises ValueError for a pattern that matches no module.
+    """
+    if not patterns:
+        return list(model.units()) if hasattr(model, "units") else find_blocks(model)
+    chosen: dict[nn.Module, None] = {}
+    for pattern in patterns:
+        found = [
+            module
+            for name, module in model.named_modules()
+            if name and (fnmatch.fnmatchcase(name, pattern) or type(module).__name__ == pattern)
+        ]
+        if not found:
+            classes = sorted({type(m).__name__ for m in model.modules() if m is not model})
+            raise ValueError(f"zero.units: '{pattern}' matches no module; the model's classes: {', '.join(classes)}")
+        chosen.update(dict.fromkeys(found))
+    return [module for module in model.modules() if module in chosen]
+
+
+def _owners(model: nn.Module) -> dict[nn.Parameter, list[nn.Module]]:
+    owners: dict[nn.Parameter, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append(module)
+    return owners
+
+
+def _kind(module: nn.Module, chosen: set[nn.Module], blocks: set[nn.Module]) -> str:
+    if any(module in other.modules() or other in module.modules() for other in chosen if other is not module):
+        return "nested"
+    return "block" if module in blocks else "outer"
+
+
+def partition(model: nn.Module, world: int, modules: Iterable[nn.Module], group_of: GroupOf) -> list[Unit]:
+    """Cut a model into units, in the order its parameters are first met; the root's own units come first.
+
+    A parameter belongs to the innermost of `modules` that contains it. Parameters used by several of them (tied
+    weights), and those in none, go to the root, whose weights stay whole while a step runs.
+    """
+    chosen = set(modules)
+    blocks = set(find_blocks(model))
+    names = {module: name for name, module in model.named_modules()}
+    home: dict[nn.Module, nn.Module] = {}
+
+    def assign(module: nn.Module, unit: nn.Module) -> None:
+        unit = module if module in chosen else unit
+        if module in home and home[module] is not unit:
+            unit = model
+        home[module] = unit
+        for child in module.children():
+            assign(child, unit)
+
+    assign(model, model)
+    members: dict[tuple[nn.Module, bool], list[tuple[str, nn.Parameter]]] = {}
+    owners = _owners(model)
+    for name, parameter in model.named_parameters():
+        homes = {home[module] for module in owners[parameter]}
+        unit = homes.pop() if len(homes) == 1 else model
+        members.setdefault((unit, parameter.requires_grad), []).append((name, parameter))
+    units = []
+    for (module, trainable), named in members.items():
+        layout = make_layout([p.numel() for _, p in named], world, [group_of(n, p) for n, p in named])
+        kind = "root" if module is model else _kind(module, chosen, blocks)
+        label = (names[module] or "root") + ("" if trainable else " (frozen)")
+        units.append(Unit(label, [n for n, _ in named], [p for _, p in named], layout, trainable, module, kind))
+    return sorted(units, key=lambda unit: unit.kind != "root")

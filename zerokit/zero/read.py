@@ -1,0 +1,97 @@
+"""Whole weights for reading: hashes, exports, and code that looks at a model's parameters."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zerokit.zero.master import MASTERS
+from zerokit.zero.placement import Placement
+from zerokit.zero.unit import Unit
+
+if TYPE_CHECKING:
+    from zerokit.zero.engine import Engine
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, not copied; valid while the tensor lives."""
+    return memoryview((ctypes.c_char * (tensor.numel() * tensor.element_size())).from_address(tensor.data_ptr()))
+
+
+class WeightReader:
+    """Gathers what an engine's ranks hold."""
+
+    def __init__(self, engine: Engine):
+        self._storage, self._comm, self._gatherer = engine.storage, engine.comm, engine.gatherer
+        self._master = MASTERS[engine.numerics.master]
+        places = [(name, unit, index) for unit in engine.units for index, name in enumerate(unit.names)]
+        self._named = sorted(places, key=lambda place: place[0])
+        self.open = False
+
+    def _master_shard(self, unit: Unit) -> tuple[Tensor, bool]:
+        """The fp32 values this rank holds of a unit, and whether they are the whole."""
+        storage = self._storage
+        whole = storage.stage.optimizer is not Placement.SHARD
+        if not unit.trainable or storage.extra is None:
+            whole = storage.stage.parameter is Placement.REPLICATE
+            return unit.weight.float(), whole
+        index = storage.trainable.index(unit)
+        sizes = [u.layout.total if whole else u.layout.shard for u in storage.trainable]
+        extra = storage.extra.split(sizes)[index]
+        weight = unit.weight if whole else unit.shard
+        return self._master.load(weight, extra), whole
+
+    def whole_unit(self, unit: Unit) -> Tensor:
+        """The unit's whole fp32 master weights (layout.total,). A collective."""
+        value, whole = self._master_shard(unit)
+        if whole:
+            return value
+        full = torch.empty(unit.layout.total, dtype=torch.float32, device=value.device)
+        self._comm.all_gather(full, value.contiguous())
+        return full
+
+    def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and whole fp32 values, sorted by name."""
+        self._gatherer.settle()
+        unit_now, views = None, []
+        for name, unit, index in self._named:
+            if unit is not unit_now:
+                unit_now, views = unit, unit.views(self.whole_unit(unit))
+            yield name, views[index]
+
+    def sha256(self) -> str:
+        """Digest of all whole fp32 weights in the order of their names. A collective."""
+        digest = hashlib.sha256()
+        for name, value in self.whole_weights():
+            digest.update(name.encode())
+            digest.update(_bytes_of(value.cpu().contiguous()))
+        return digest.hexdigest()
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Point every parameter at whole weights of its own for the time of the block."""
+        if not self._storage.weight_slots:
+            self._gatherer.settle()
+            yield
+            return
+        buffers = []
+        for unit in self._storage.units:
+            full = torch.empty(unit.layout.total, dtype=unit.shard.dtype, device=unit.shard.device)
+            self._comm.all_gather(full, unit.shard)
+            buffers.append(full)
+            for parameter, view in zip(unit.parameters, unit.views(full), strict=True):
+                parameter.data = view
+        self.open = True
+        try:
+            yield
+        finally:
+            self.open = False
+            for unit in self._storage.units:
+                for parameter, view in zip(unit.parameters, unit.views(unit.slot.buffer), strict=True):
+                    parameter.data = view.data

@@ -1,0 +1,185 @@
+"""All flat memory of one rank: what each placement of a stage costs, allocated once.
+
+Every kind of state is one arena, a single tensor in which the units' parts lie one after the other, so that work on
+all of them (the update, the gradient norm, zeroing) takes few kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from zerokit.zero.layout import Span
+from zerokit.zero.placement import Placement, Stage
+from zerokit.zero.unit import Slot, Unit
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """weight: of computation; extra: what completes it to fp32 master weights (None when it is fp32);
+    gradient: of stored gradients; wire: of gradients while they are reduced; state: of optimizer states."""
+
+    weight: torch.dtype
+    extra: torch.dtype | None
+    gradient: torch.dtype
+    wire: torch.dtype
+    state: torch.dtype = torch.float32
+
+
+def extent(unit: Unit, placement: Placement) -> int:
+    """Elements of a unit that one rank stores at `placement`."""
+    return unit.layout.shard if placement is Placement.SHARD else unit.layout.total
+
+
+def nbytes(tensors: Sequence[Tensor | None]) -> int:
+    """Bytes of the tensors that are there."""
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+def state_bytes(units: list[Unit], stage: Stage, dtypes: Dtypes, states: int) -> dict[str, int]:
+    """Bytes one rank stores at `stage` with `states` optimizer states: parameters (compute and master weights),
+    gradients, optimizer. The formula that `Storage` fulfils, nothing allocated."""
+    trainable = [unit for unit in units if unit.trainable]
+
+    def elements(placement: Placement, members: list[Unit]) -> int:
+        return sum(extent(unit, placement) for unit in members)
+
+    extra = 0 if dtypes.extra is None else dtypes.extra.itemsize
+    updated = elements(stage.optimizer, trainable)
+    return {
+        "parameters": elements(stage.parameter, units) * dtypes.weight.itemsize + updated * extra,
+        "gradients": elements(stage.gradient, trainable) * dtypes.gradient.itemsize,
+        "optimizer": updated * dtypes.state.itemsize * states,
+    }
+
+
+class Storage:
+    """The arenas of one rank, cut into the units' parts, and the slots where whole weights and gradients appear.
+
+    slots: how many blocks may be gathered at once when parameters are sharded; the same for gradients on their way.
+    """
+
+    def __init__(self, units: list[Unit], stage: Stage, dtypes: Dtypes, state_names: Sequence[str], rank: int,
+                 device: torch.device, slots: int = 2):  # fmt: skip
+        self.units, self.stage, self.dtypes, self.rank, self.device = units, stage, dtypes, rank, device
+        self.trainable = [unit for unit in units if unit.trainable]
+        self.weights = self._arena(units, stage.parameter, dtypes.weight)
+        self.gradients = self._arena(self.trainable, stage.gradient, dtypes.gradient)
+        self.extra = None if dtypes.extra is None else self._arena(self.trainable, stage.optimizer, dtypes.extra)
+        self.states = {name: self._arena(self.trainable, stage.optimizer, dtypes.state) for name in state_names}
+        for unit, part in zip(units, self._parts(self.weights, units, stage.parameter), strict=True):
+            unit.weight = part
+            unit.shard = part if stage.parameter is Placement.SHARD else self.own(unit, part)
+        parts = self._parts(self.gradients, self.trainable, stage.gradient)
+        for unit, part in zip(self.trainable, parts, strict=True):
+            unit.gradient = part
+        self.weight_slots = self._assign_weight_slots(slots)
+        needs_wire = stage.gradient is Placement.SHARD or dtypes.gradient != dtypes.wire
+        self.wires = self._wires(slots) if needs_wire else {}
+
+    def _arena(self, units: list[Unit], placement: Placement, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(sum(extent(u, placement) for u in units), dtype=dtype, device=self.device)
+
+    @staticmethod
+    def _parts(arena: Tensor, units: list[Unit], placement: Placement) -> list[Tensor]:
+        return list(arena.split([extent(u, placement) for u in units])) if units else []
+
+    def own(self, unit: Unit, full: Tensor) -> Tensor:
+        """This rank's shard (layout.shard,) of a unit's whole buffer."""
+        start, stop = unit.layout.shard_range(self.rank)
+        return full[start:stop]
+
+    def _assign_weight_slots(self, count: int) -> list[Slot]:
+        if self.stage.parameter is not Placement.SHARD:
+            for unit in self.units:
+                unit.slot = Slot(unit.weight)
+            return []
+        slots: list[Slot] = []
+        for kind, ways in (("block", count), ("outer", 1), ("root", 0), ("nested", 0)):
+            for trainable in (True, False):  # a module's two units are needed at once
+                members = [u for u in self.units if u.kind == kind and u.trainable is trainable]
+                size = max((u.layout.total for u in members), default=0)
+                pool = [self._slot(size) for _ in members[:ways]]
+                for index, unit in enumerate(members):
+                    unit.slot = pool[index % ways] if pool else self._slot(unit.layout.total)
+                slots += pool or [u.slot for u in members]
+        return slots
+
+    def _slot(self, size: int) -> Slot:
+        return Slot(torch.zeros(size, dtype=self.dtypes.weight, device=self.device))
+
+    def _wires(self, count: int) -> dict[str, list[Slot]]:
+        wires = {}
+        for kind, ways in (("block", count), ("rest", 1)):
+            members = [u for u in self.trainable if (u.kind == "block") == (kind == "block")]
+            size = max((u.layout.total for u in members), default=0)
+            buffers = [torch.zeros(size, dtype=self.dtypes.wire, device=self.device) for _ in members[:ways]]
+            wires[kind] = [Slot(buffer) for buffer in buffers]
+        return wires
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by kind: `parameters` (compute and master weights), `gradients`, `optimizer` (its states), `buffers`
+        (slots of gathered weights and of gradients on their way). Exact."""
+        wires = [slot.buffer for slots in self.wires.values() for slot in slots]
+        return {
+            "parameters": nbytes([self.weights, self.extra]),
+            "gradients": nbytes([self.gradients]),
+            "optimizer": nbytes(list(self.states.values())),
+            "buffers": nbytes([slot.buffer for slot in self.weight_slots] + wires),
+        }
+
+
+@dataclass(frozen=True)
+class Region:
+    """A run of elements of one hyperparameter group that this rank updates, as places in the arenas.
+
+    weight, gradient, state: first element in the arena of weights, of gradients, of optimizer states (and extra).
+    """
+
+    weight: int
+    gradient: int
+    state: int
+    length: int
+    group: int
+
+    def follows(self, other: Region) -> bool:
+        """This region continues `other` in every arena."""
+        steps = (self.weight - other.weight, self.gradient - other.gradient, self.state - other.state)
+        return self.group == other.group and steps == (other.length,) * 3
+
+
+def _starts(units: list[Unit], placement: Placement) -> list[int]:
+    return [0, *accumulate(extent(u, placement) for u in units)][: len(units)]
+
+
+def update_regions(storage: Storage) -> list[Region]:
+    """What this rank updates, in as few runs as the arenas allow."""
+    stage, units, rank = storage.stage, storage.trainable, storage.rank
+    weight_start = dict(zip(storage.units, _starts(storage.units, stage.parameter), strict=True))
+    gradient_start = dict(zip(units, _starts(units, stage.gradient), strict=True))
+    state_start = dict(zip(units, _starts(units, stage.optimizer), strict=True))
+    regions: list[Region] = []
+    for unit in units:
+        whole = Span(0, unit.layout.total)
+        mine = Span(*unit.layout.shard_range(rank)) if stage.optimizer is Placement.SHARD else whole
+        origin = {Placement.SHARD: mine.start, Placement.REPLICATE: 0, Placement.PARTIAL: 0}
+        for span in unit.layout.spans:
+            part = span.clip(mine.start, mine.stop)
+            if len(part) == 0:
+                continue
+            region = Region(
+                weight=weight_start[unit] + part.start - origin[stage.parameter],
+                gradient=gradient_start[unit] + part.start - origin[stage.gradient],
+                state=state_start[unit] + part.start - origin[stage.optimizer],
+                length=len(part),
+                group=part.group,
+            )
+            if regions and region.follows(regions[-1]):
+                last = regions.pop()
+                region = Region(last.weight, last.gradient, last.state, last.length + region.length, region.group)
+            regions.append(region)
+    return regions

@@ -1,0 +1,60 @@
+"""A unit: the parameters that are gathered and reduced together, and the memory their whole weights appear in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from zerokit.zero.layout import Layout
+
+
+@dataclass
+class Slot:
+    """Memory for whole weights, at one address for good. Units that are never needed at once take turns in it.
+
+    buffer: (elements,), at least as long as the longest of its units.
+    owner: the unit whose weights it holds or is receiving; `version` says of which step they are.
+    active: the owner is in use, so nobody else may gather into it.
+    free, ready: events of the last use and of the last gather (None on the CPU).
+    """
+
+    buffer: Tensor
+    owner: Unit | None = None
+    version: int = -1
+    active: bool = False
+    free: object = None
+    ready: object = None
+
+
+@dataclass(eq=False)
+class Unit:
+    """Parameters of one module (or what is left over for the root), of one kind: all trainable or all frozen.
+
+    parameters: in the order of `layout`; names: their names in the model; shapes: of the whole parameters.
+    kind: "root" (what is left over, whole while a step runs), "block" (one of a row of modules), "outer" (another
+        module of its own) or "nested" (inside or around another unit's module).
+    """
+
+    name: str
+    names: list[str]
+    parameters: list[nn.Parameter]
+    layout: Layout
+    trainable: bool
+    module: nn.Module
+    kind: str
+    shapes: list[torch.Size] = field(default_factory=list)
+    slot: Slot | None = None
+    weight: Tensor | None = None  # this rank's storage at the stage's parameter placement
+    shard: Tensor | None = None  # (layout.shard,) what this rank contributes to a gather; inside `weight`
+    gradient: Tensor | None = None  # storage at the stage's gradient placement
+    reduced: bool = False  # this micro-batch's gradients have been handed to the reduction
+
+    def __post_init__(self) -> None:
+        self.shapes = [p.shape for p in self.parameters]
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Each parameter's view of a whole flat buffer (≥ layout.total,), in the parameters' shapes."""
+        pieces = zip(self.layout.offsets, self.layout.numels, self.shapes, strict=True)
+        return [flat[offset : offset + numel].view(shape) for offset, numel, shape in pieces]
