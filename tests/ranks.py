@@ -13,11 +13,17 @@ import torch
 import torch.distributed as dist
 
 
-def _worker(function: Callable, rank: int, world: int, path: str, args: tuple, queue: Any) -> None:
+def _worker(function: Callable, rank: int, world: int, backend: str, path: str, args: tuple, queue: Any) -> None:
     torch.set_num_threads(1)
+    device = None
     try:
+        if backend == "nccl":
+            device = torch.device("cuda", rank)
+            torch.cuda.set_device(device)
         if world > 1:
-            dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
+            dist.init_process_group(
+                backend, init_method=f"file://{path}", rank=rank, world_size=world, device_id=device
+            )
         queue.put((rank, True, function(*args)))
     except BaseException:
         queue.put((rank, False, traceback.format_exc()))
@@ -26,13 +32,15 @@ def _worker(function: Callable, rank: int, world: int, path: str, args: tuple, q
             dist.destroy_process_group()
 
 
-def run_ranks(function: Callable, world: int, *args: Any, timeout: float = 120) -> list:
+def run_ranks(function: Callable, world: int, *args: Any, timeout: float = 120, backend: str = "gloo") -> list:
     """What `function(*args)` returns on each rank (plain values); raises AssertionError with a rank's traceback."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "store")
-        processes = [context.Process(target=_worker, args=(function, r, world, path, args, queue)) for r in range(world)]
+        processes = [
+            context.Process(target=_worker, args=(function, r, world, backend, path, args, queue)) for r in range(world)
+        ]
         for process in processes:
             process.start()
         results: dict[int, Any] = {}

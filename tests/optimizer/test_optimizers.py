@@ -6,7 +6,7 @@ import torch
 from tests.zero.training import make_optimizer
 
 REFERENCES = {
-    "adamw": (dict(lr=0.01, weight_decay=0.1), torch.optim.AdamW, dict(betas=(0.9, 0.95))),
+    "adamw": (dict(lr=0.01, weight_decay=0.1), torch.optim.AdamW, dict(betas=(0.9, 0.99))),
     "adam": (dict(lr=0.01, weight_decay=0.1), torch.optim.Adam, dict(betas=(0.9, 0.999))),
     "sgd": (dict(lr=0.01, weight_decay=0.1, momentum=0.9), torch.optim.SGD, {}),
     "sgd plain": (dict(lr=0.01, momentum=0.0), torch.optim.SGD, {}),
@@ -39,10 +39,14 @@ def test_an_element_does_not_depend_on_its_place(name):
     optimizer = make_optimizer(name)
     generator = torch.Generator().manual_seed(0)
     p, g, *state = (torch.randn(257, generator=generator).abs() for _ in range(2 + len(optimizer.state_names)))
-    scalars = {k: v.float() for k, v in optimizer.scalars(torch.tensor(0.1).double(), torch.tensor(3.0).double(), 0.1).items()}
+    scalars = {
+        k: v.float() for k, v in optimizer.scalars(torch.tensor(0.1).double(), torch.tensor(3.0).double(), 0.1).items()
+    }
     whole, _ = optimizer.update(p, g, tuple(state), scalars)
     for cut in (1, 7, 100):
-        parts = [optimizer.update(p[s], g[s], tuple(x[s] for x in state), scalars)[0] for s in (slice(cut), slice(cut, None))]
+        parts = [
+            optimizer.update(p[s], g[s], tuple(x[s] for x in state), scalars)[0] for s in (slice(cut), slice(cut, None))
+        ]
         assert torch.equal(torch.cat(parts), whole)
 
 

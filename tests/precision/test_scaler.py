@@ -44,6 +44,12 @@ def test_a_static_scale_never_moves():
 def test_the_defaults_are_those_of_the_documentation():
     options = registry.options_type("precision", "fp16")()
     scaler = registry.build("precision", Choice("fp16", options)).scaler(CPU)
-    assert (float(scaler.scale), scaler.window, scaler.hysteresis, scaler.minimum, scaler.growth) == (65536, 1000, 2, 1, 2)
+    assert (float(scaler.scale), scaler.window, scaler.hysteresis, scaler.minimum, scaler.growth) == (
+        65536,
+        1000,
+        2,
+        1,
+        2,
+    )
     static = registry.build("precision", Choice("fp16", registry.options_type("precision", "fp16")(loss_scale=64.0)))
     assert isinstance(static.scaler(CPU), StaticScaler)

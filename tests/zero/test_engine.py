@@ -209,3 +209,9 @@ def test_units_by_name_class_or_not_at_all():
     assert [u.name for u in make_engine(Case(units=("Block",)), 3).units][1:] == ["blocks.0", "blocks.1", "blocks.2"]
     with pytest.raises(ValueError, match="'Blok' matches no module.*Block"):
         make_engine(Case(units=("Blok",)), 3)
+
+
+def test_small_modules_stay_with_the_root():
+    blocks = [u.name for u in make_engine(Case(), 3, min_unit=600).units]
+    assert blocks == ["root", "blocks.0", "blocks.1", "blocks.2"]
+    assert [u.name for u in make_engine(Case(), 3, min_unit=10**6).units] == ["root"]

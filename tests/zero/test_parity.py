@@ -19,7 +19,9 @@ def assert_ranks_agree(results: list[dict]) -> None:
 
 def assert_close(a: dict, b: dict, tolerance: float) -> None:
     for name in a:
-        torch.testing.assert_close(torch.tensor(a[name]), torch.tensor(b[name]), atol=tolerance, rtol=tolerance, msg=name)
+        torch.testing.assert_close(
+            torch.tensor(a[name]), torch.tensor(b[name]), atol=tolerance, rtol=tolerance, msg=name
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adam"])

@@ -22,7 +22,9 @@ def test_impossible_transitions_are_named(source, destination):
 
 
 def test_stages_partition_one_more_kind_each():
-    partitioned = [[k for k in ("optimizer", "gradient", "parameter") if getattr(stage, k) is S] for stage in STAGES.values()]
+    partitioned = [
+        [k for k in ("optimizer", "gradient", "parameter") if getattr(stage, k) is S] for stage in STAGES.values()
+    ]
     assert partitioned == [[], ["optimizer"], ["optimizer", "gradient"], ["optimizer", "gradient", "parameter"]]
 
 

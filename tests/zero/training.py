@@ -37,6 +37,7 @@ class Case:
     wrap: Callable | None = None
     prefetch: int = 1
     options: dict = field(default_factory=dict)
+    cuda: bool = False
 
 
 def make_optimizer(name: str, **options: Any):
@@ -52,7 +53,8 @@ def make_engine(case: Case, stage: int, **extra: Any) -> Engine:
         for index, block in enumerate(find_blocks(model)):
             block.forward = case.wrap(block.forward, index)
     numerics = Numerics(case.compute, case.master, case.accumulate, case.reduce)
-    values = dict(stage=stage, comm=Communicator(torch.device("cpu")), numerics=numerics, groups=GROUPS,
+    device = torch.device("cuda", torch.cuda.current_device()) if case.cuda else torch.device("cpu")
+    values = dict(stage=stage, comm=Communicator(device), numerics=numerics, groups=GROUPS,
                   accumulation=case.accumulation, clip_norm=case.clip_norm, units=case.units, prefetch=case.prefetch)  # fmt: skip
     return Engine(model, make_optimizer(case.optimizer, **case.options), **(values | extra))
 
@@ -63,7 +65,7 @@ def train(engine: Engine, case: Case) -> list[float]:
     world, rank = engine.comm.world, engine.comm.rank
     for step in batches(case.steps, case.accumulation * world):
         for micro in range(case.accumulation):
-            loss = engine(*step[micro * world + rank])
+            loss = engine(*(t.to(engine.device) for t in step[micro * world + rank]))
             engine.backward(loss)
             losses.append(loss.item())
         engine.step()
@@ -77,7 +79,12 @@ def outcome(case: Case, stages: tuple[int, ...] = (0, 1, 2, 3)) -> dict[int, dic
         engine = make_engine(case, stage)
         losses = train(engine, case)
         weights = {name: value.tolist() for name, value in engine.whole_weights()}
-        result[stage] = {"sha256": engine.reader.sha256(), "losses": losses, "norm": float(engine.grad_norm), "weights": weights}
+        result[stage] = {
+            "sha256": engine.reader.sha256(),
+            "losses": losses,
+            "norm": float(engine.grad_norm),
+            "weights": weights,
+        }
     return result
 
 

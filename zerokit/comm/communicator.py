@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zerokit.comm.stream import Stream
+from zerokit.comm.peer import PeerMemory, share
+from zerokit.comm.stream import COMMUNICATION, UPDATE, Stream
 
 # torch 2.13 renamed both; 2.11 has the older names only
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -34,8 +35,12 @@ class Communicator:
         self._gather_group = dist.new_group() if separate else None
         self._reduce_group = dist.new_group() if separate else None
         self.compute = Stream(device, current=True)
-        self.gathers = Stream(device, priority=-1)
-        self.reductions = Stream(device, priority=-1)
+        self.gathers = Stream(device, priority=COMMUNICATION)
+        self.reductions = Stream(device, priority=COMMUNICATION)
+        self.updates = Stream(device, priority=UPDATE)
+        self._peer: PeerMemory | None = None
+        self._channels = 0
+        self.shared_bytes = 0  # of peer memory, which torch's statistics of allocated memory leave out
         self.calls: Counter[str] = Counter()
         self.traffic: Counter[str] = Counter()
 
@@ -44,30 +49,65 @@ class Communicator:
         self.calls.clear()
         self.traffic.clear()
 
-    def _count(self, kind: str, full: Tensor) -> None:
+    def fork(self) -> None:
+        """Let the side streams follow the compute stream from here on."""
+        here = self.compute.record()
+        for stream in (self.gathers, self.reductions, self.updates):
+            stream.wait(here)
+
+    def join(self) -> None:
+        """Let the compute stream follow everything issued on the side streams."""
+        for stream in (self.gathers, self.reductions, self.updates):
+            self.compute.wait(stream.record())
+
+    def count(self, kind: str, size: int) -> None:
+        """Note a collective of `size` bytes."""
         self.calls[kind] += 1
-        self.traffic[kind] += full.numel() * full.element_size()
+        self.traffic[kind] += size
+
+    def allocate_shared(self, elements: int, dtype: torch.dtype) -> Tensor:
+        """Zeros (elements,) that the other ranks read directly if the hardware can, once per communicator."""
+        assert self._peer is None, "there is one shared arena of weights"
+        self._peer = self.peer_memory(elements, dtype)
+        return torch.zeros(elements, dtype=dtype, device=self.device) if self._peer is None else self._peer.local
+
+    def peer_memory(self, elements: int, dtype: torch.dtype) -> PeerMemory | None:
+        """Memory (elements,) of every rank that all ranks reach; None where the hardware cannot."""
+        if self.world == 1 or self.device.type != "cuda":
+            return None
+        self._channels += 1
+        memory = share(elements, dtype, self.device, self._gather_group, self._channels)
+        self.shared_bytes += 0 if memory is None else memory.nbytes
+        return memory
+
+    def fence(self) -> None:
+        """Before shards written on this stream are gathered: wait until every rank has written its own."""
+        if self._peer is not None:
+            self._peer.barrier()
 
     def all_gather(self, full: Tensor, shard: Tensor) -> None:
         """Concatenate every rank's `shard` (n,) into `full` (world × n,). `shard` may be this rank's part of `full`."""
-        self._count("all_gather", full)
+        self.count("all_gather", full.nbytes)
+        if self._peer is not None and self._peer.holds(shard):
+            self._peer.all_gather(full, shard)
+            return
         _all_gather(full, shard, group=self._gather_group)
 
     def reduce_scatter(self, shard: Tensor, full: Tensor) -> None:
         """Sum `full` (world × n,) over the ranks and leave this rank's part in `shard` (n,), which may lie in `full`."""
-        self._count("reduce_scatter", full)
+        self.count("reduce_scatter", full.nbytes)
         _reduce_scatter(shard, full, group=self._reduce_group)
 
     def all_reduce(self, tensor: Tensor, kind: str = "all_reduce", maximum: bool = False) -> None:
         """Sum (or take the maximum of) `tensor` over the ranks, in place."""
         if self.world > 1:
-            self._count(kind, tensor)
+            self.count(kind, tensor.nbytes)
             dist.all_reduce(tensor, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM, group=self._reduce_group)
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> None:
         """Give every rank the values of `source`, in place."""
         if self.world > 1:
-            self._count("broadcast", tensor)
+            self.count("broadcast", tensor.nbytes)
             dist.broadcast(tensor, source)
 
     def gather_row(self, row: list[float | Tensor]) -> list[list[float]]:
@@ -76,11 +116,3 @@ class Communicator:
         table[self.rank] = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=self.device) for x in row])
         self.all_reduce(table, kind="metrics")
         return table.tolist()
-
-    def gather_objects(self, value: object) -> list:
-        """Every rank's `value`, in the order of the ranks (small Python objects; not for the step)."""
-        if self.world == 1:
-            return [value]
-        values: list = [None] * self.world
-        dist.all_gather_object(values, value)
-        return values

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import torch
 
+UPDATE, COMPUTE, COMMUNICATION = 0, -1, -2
+"""Priorities of streams; lower numbers go first. Communication is short and others wait for it. The update of a unit is
+needed later than the forward pass of the one before it: it fills the SMs that compute leaves free."""
+
+
+def compute_first(device: torch.device) -> None:
+    """Make the current stream of this thread one that goes before updates (the default stream goes last). Once per process."""
+    if device.type == "cuda" and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
+        torch.cuda.set_stream(torch.cuda.Stream(device, priority=COMPUTE))
+
 
 class Stream:
     """An order of device work. On the CPU work is done when it is called, and every method is a no-op.

@@ -10,13 +10,13 @@ from zerokit.optimizer._base import DecayOptions, Optimizer, check_range
 
 @dataclass
 class AdamWOptions(DecayOptions):
-    """AdamW with the defaults of the paper's experiments on language, as GPT-3 and Llama use it."""
+    """AdamW; the default betas suit small batches of tokens (Llama uses 0.95 for beta2)."""
 
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate."""
     beta1: float = 0.9
     """Decay of the mean of gradients."""
-    beta2: float = 0.95
+    beta2: float = 0.99
     """Decay of the mean of squared gradients."""
     eps: float = 1e-8
     """Added to the root of the second moment."""

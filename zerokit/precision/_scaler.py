@@ -30,7 +30,9 @@ class DynamicScaler:
     scale: 0-dim float32. The number of tolerated overflows is restored when the scale grows.
     """
 
-    def __init__(self, initial: float, window: int, hysteresis: int, minimum: float, growth: float, device: torch.device):
+    def __init__(
+        self, initial: float, window: int, hysteresis: int, minimum: float, growth: float, device: torch.device
+    ):
         self.window, self.hysteresis, self.minimum, self.growth = window, hysteresis, minimum, growth
         self.scale = torch.tensor(initial, dtype=torch.float32, device=device)
         self._good = torch.zeros((), dtype=torch.int64, device=device)

@@ -53,6 +53,4 @@ def build(options: FP16Options) -> Precision:
             options.initial_scale, options.window, options.hysteresis, options.min_scale, options.growth, device
         )
 
-    return Precision(
-        "float16", "separate", FORMATS[options.accumulate_dtype], FORMATS[options.reduce_dtype], scaler
-    )
+    return Precision("float16", "separate", FORMATS[options.accumulate_dtype], FORMATS[options.reduce_dtype], scaler)

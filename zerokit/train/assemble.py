@@ -17,7 +17,7 @@ from zerokit.train.loader import Loader
 from zerokit.train.trainer import Trainer
 from zerokit.zero.engine import Engine, Numerics, ParameterGroups
 from zerokit.zero.materialize import build_on_meta
-from zerokit.zero.partition import find_blocks
+from zerokit.zero.partition import find_blocks, unit_modules
 from zerokit.zero.update import Group
 
 
@@ -35,12 +35,15 @@ def build_model(cfg: Config, info: Any) -> nn.Module:
 
 
 def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device) -> None:
-    """Give every block's forward its activation checkpointing and compilation."""
+    """Give every block's forward its activation checkpointing and compilation; compile the other units, such as a head."""
     checkpointing = registry.build("checkpointing", cfg.checkpointing)
     compiled = device.type == "cuda" if cfg.train.compile is None else cfg.train.compile
-    for index, block in enumerate(find_blocks(model)):
-        forward = checkpointing.wrap(block.forward, index)
-        block.forward = torch.compile(forward, backend=cfg.train.compile_backend) if compiled else forward
+    blocks = find_blocks(model)
+    for index, block in enumerate(blocks):
+        block.forward = checkpointing.wrap(block.forward, index)
+    for module in [*blocks, *(m for m in unit_modules(model) if m not in blocks)] if compiled else []:
+        if not isinstance(module, nn.Embedding):
+            module.forward = torch.compile(module.forward, backend=cfg.train.compile_backend)
 
 
 def numerics(cfg: Config, device: torch.device) -> Numerics:
@@ -78,7 +81,9 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         accumulation=accumulation,
         clip_norm=cfg.train.clip_norm,
         units=cfg.zero.units,
+        min_unit=cfg.zero.min_unit,
         prefetch=cfg.zero.prefetch,
+        peers=cfg.zero.transport != "collective",
         seed=cfg.train.seed,
         max_skips=cfg.train.max_skips,
     )

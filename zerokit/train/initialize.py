@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from zerokit.comm import Communicator
+from zerokit.comm.process import device_of, open_group
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
@@ -59,11 +60,6 @@ def _typed(config: Mapping[str, Any]) -> Config:
 
 
 def _join(cfg: Config) -> torch.device:
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = cfg.launch.device == "cuda" or (cfg.launch.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
-    return device
+    if dist.is_initialized() or "WORLD_SIZE" not in os.environ:
+        return device_of(cfg.launch)
+    return open_group(cfg.launch).device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from zerokit.train.loader import Loader
 from zerokit.train.memory import MemoryMeter
 from zerokit.train.metrics import GIB, bits_per_byte
 from zerokit.zero.engine import Engine
+from zerokit.zero.graph import CapturedStep
 
 PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
 """Dense bf16 TFLOP/s by name of the GPU, from the vendor's datasheets; for the share of the peak that is reached."""
@@ -24,7 +25,7 @@ class Progress:
     """What one `fit` has done so far.
 
     step: optimizer steps. tokens: seen by all ranks (samples, where data has no tokens). seconds: of training, without
-    evaluation. loss, first_loss: mean over a step's global batch, at the last and the first logged step.
+    evaluation. loss: mean over the steps since the line of metrics before; first_loss: that of the first step.
     """
 
     step: int = 0
@@ -67,12 +68,14 @@ class Trainer:
         self.engine, self.schedule, self.loader, self.loss, self.batch, self.options = (
             engine, schedule, loader, loss, batch, options)  # fmt: skip
         self.comm, self.info = engine.comm, loader.source.info
-        self.peak_lr = engine.lr
+        self.peak_lr = self.lr = engine.lr
         self.meter = MemoryMeter(engine.device)
         self.progress = Progress()
         self.tokens_per_step = batch.global_ * (self.info.seq_len or 1)
         flops = getattr(engine.module, "flops_per_token", None)
         self._flops_per_token = flops(self.info.seq_len) if flops else None
+        self._loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)  # since the last measurement
+        self._run = CapturedStep(engine, self._whole_step) if options.cuda_graph else self._whole_step
 
     def fit(self) -> Iterator[tuple[int, dict[str, float] | None]]:
         """Train; yields after every step its number (from 1) and, where they are due, the metrics.
@@ -84,14 +87,14 @@ class Trainer:
         watch, logged = _Stopwatch(), self.progress.step
         for step in range(self.progress.step, self.options.steps):
             watch.start()
-            loss = self._step(step, batches, watch)
+            self._step(step, batches, watch)
             self.progress.step, self.progress.tokens = step + 1, self.progress.tokens + self.tokens_per_step
             last = step + 1 == self.options.steps
             due = last or step == 0 or (step + 1) % self.options.log_every == 0
             evaluate = last or (self.options.eval_every and (step + 1) % self.options.eval_every == 0)
             metrics = None
             if due or evaluate:
-                metrics = self._measure(loss, watch, step + 1 - logged)
+                metrics = self._measure(watch, step + 1 - logged)
                 logged = step + 1
                 self.engine.check()
             watch.stop()
@@ -101,23 +104,30 @@ class Trainer:
                 metrics |= self.evaluate() if evaluate else {}
             yield step + 1, metrics
 
-    def _step(self, step: int, batches: Iterator, watch: _Stopwatch) -> Tensor:
-        self.engine.lr = self.peak_lr * self.schedule(step)
+    def _step(self, step: int, batches: Iterator, watch: _Stopwatch) -> None:
+        self.lr = self.peak_lr * self.schedule(step)
+        self.engine.set_lr(self.lr)
+        began = time.perf_counter()
+        micro_batches = [next(batches) for _ in range(self.batch.accumulation)]
+        watch.data += time.perf_counter() - began
+        self._loss_sum += self._run(micro_batches)
+
+    def _whole_step(self, micro_batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Forward and backward of every micro-batch and the update; the mean loss (0-dim)."""
         total = torch.zeros((), dtype=torch.float32, device=self.engine.device)
-        for _ in range(self.batch.accumulation):
-            began = time.perf_counter()
-            inputs, targets = next(batches)
-            watch.data += time.perf_counter() - began
+        for inputs, targets in micro_batches:
             loss = self.loss(inputs, targets)
             self.engine.backward(loss)
             total += loss.detach().float()
         self.engine.step()
-        return total / self.batch.accumulation
+        return total / len(micro_batches)
 
     # -- metrics -----------------------------------------------------------------------------------------------------
 
-    def _measure(self, loss: Tensor, watch: _Stopwatch, steps: int) -> dict[str, float]:
-        """Metrics of the last `steps` steps, and of the last one's loss. The host waits for the device."""
+    def _measure(self, watch: _Stopwatch, steps: int) -> dict[str, float]:
+        """Metrics of the last `steps` steps; their mean loss. The host waits for the device."""
+        loss = self._loss_sum / steps
+        self._loss_sum.zero_()
         rows = self.comm.gather_row([loss, float(self.meter.peak()), float(self.meter.reserved())])
         watch.stop()
         seconds = max(watch.seconds, 1e-9) / steps
@@ -134,7 +144,7 @@ class Trainer:
             "train/loss": mean,
             **self._bits("train", mean),
             "train/grad_norm": float(engine.grad_norm),
-            "optim/lr": engine.lr,
+            "optim/lr": self.lr,
             **self._speed(seconds),
             "time/data_pct": 100 * data,
             "memory/max_allocated_gib": max(row[1] for row in rows) / GIB,
@@ -175,7 +185,9 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Mean loss over held-out samples; empty where there are none."""
         self.engine.module.eval()
-        losses = [self.loss(inputs, targets).float() for inputs, targets in self.loader.held_out(self.options.eval_batches)]
+        losses = [
+            self.loss(inputs, targets).float() for inputs, targets in self.loader.held_out(self.options.eval_batches)
+        ]
         self.engine.module.train()
         if not losses:
             return {}

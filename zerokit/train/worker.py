@@ -12,7 +12,7 @@ import torch
 from zerokit.comm import Communicator
 from zerokit.config import registry
 from zerokit.config.schema import Config
-from zerokit.launch.process import start
+from zerokit.comm.process import start
 from zerokit.report import write_report
 from zerokit.tracker._base import RunInfo
 from zerokit.train import summary as summaries
@@ -24,6 +24,8 @@ from zerokit.train.trainer import Trainer
 UNITS = {"tokens": "nats", "classification": "nats", "regression": "mse"}
 PROMPTS = {256: "def "}
 """Beginning of the sample by size of the vocabulary; other vocabularies start from the first held-out token."""
+
+STATES = ("parameters", "gradients", "optimizer")
 
 log = logging.getLogger("zerokit")
 
@@ -149,11 +151,7 @@ def _number(value: float | None) -> float | None:
 def _results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
     """What only a finished run knows. A collective."""
     progress, engine, comm = trainer.progress, trainer.engine, trainer.comm
-    memory, peak = engine.memory(), trainer.meter.peak()
-    states = memory["parameters"] + memory["gradients"] + memory["optimizer"]
-    row = {k: memory[k] for k in ("parameters", "gradients", "optimizer")}
-    row |= {"other": max(0, max(peak, states + memory["buffers"]) - states), "total": max(peak, states + memory["buffers"])}
-    rows = comm.gather_objects(row)
+    rows = _memory_of_ranks(trainer)
     stage0 = engine.memory_at(0)
     began = time.perf_counter()
     digest = engine.reader.sha256()
@@ -171,6 +169,15 @@ def _results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
         "skipped_steps": int(engine.steps_skipped),
         "sample": _sample(trainer, cfg),
     }
+
+
+def _memory_of_ranks(trainer: Trainer) -> list[dict[str, int]]:
+    """Bytes by kind on every rank; `other` is what the peak holds beside the states. A collective."""
+    memory = trainer.engine.memory()
+    states = [memory[kind] for kind in STATES]
+    total = max(trainer.meter.peak(), sum(memory.values()))
+    table = trainer.comm.gather_row([*map(float, states), float(total - sum(states)), float(total)])
+    return [dict(zip((*STATES, "other", "total"), map(int, row), strict=True)) for row in table]
 
 
 def _bits_per_byte(trainer: Trainer) -> dict[str, float | None] | None:

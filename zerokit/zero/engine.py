@@ -18,11 +18,12 @@ from zerokit.zero.hooks import Hooks
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.partition import find_blocks, partition, unit_modules
-from zerokit.zero.placement import STAGES, Stage
+from zerokit.zero.placement import STAGES, Collective, Placement, Stage, transition
 from zerokit.zero.read import WeightReader
 from zerokit.zero.reduce import Reducer
 from zerokit.zero.storage import Dtypes, Storage, state_bytes
 from zerokit.zero.update import Elementwise, Group, Update
+from zerokit.zero.wire import CollectiveWire, PeerWire
 
 
 class Scaler(Protocol):
@@ -71,7 +72,8 @@ class Engine:
     def __init__(self, model: nn.Module, optimizer: Elementwise, *, stage: Stage | int = 2, comm: Communicator | None = None,
                  numerics: Numerics | None = None, groups: ParameterGroups | None = None, accumulation: int = 1,
                  clip_norm: float | None = None, units: Sequence[str] = (), prefetch: int = 1, seed: int = 0,
-                 device: torch.device | None = None, compile_update: bool | None = None, max_skips: int = 20):  # fmt: skip
+                 device: torch.device | None = None, compile_update: bool | None = None, max_skips: int = 20,
+                 peers: bool = False, min_unit: int = 0):  # fmt: skip
         self.device = device or (comm.device if comm else torch.device("cpu"))
         self.comm = comm or Communicator(self.device)
         self.numerics = numerics or Numerics()
@@ -81,19 +83,28 @@ class Engine:
         self.max_skips = max_skips
         groups = groups or ParameterGroups()
         modules = unit_modules(model, units)
-        self.units = partition(model, self.comm.world, modules, groups.of)
+        self.units = partition(model, self.comm.world, modules, groups.of, min_unit)
         if not any(unit.trainable for unit in self.units):
-            raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train.")
+            raise ValueError(
+                f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train."
+            )
         master = MASTERS[self.numerics.master]
         self.storage = Storage(
-            self.units, self.stage, self._dtypes(master.extra), optimizer.state_names, self.comm.rank, self.device, prefetch + 1
+            self.units,
+            self.stage,
+            self._dtypes(master.extra),
+            optimizer.state_names,
+            self.comm.rank,
+            self.device,
+            prefetch + 1,
+            shared=self.comm.allocate_shared if peers else None,
         )
         Materializer(self.storage, master, self.comm).run(model, seed)
         self.gatherer = Gatherer(self.units, self.stage, self.comm, prefetch)
-        self.reducer = Reducer(self.storage, self.comm)
+        self._norm = GradientNorm(self.storage, self.comm)
+        self.reducer = Reducer(self.storage, self.comm, self._make_wire(peers, max(2, prefetch + 1)), self._norm)
         self.hooks = Hooks(self.gatherer, self.reducer)
         self._attach(model)
-        self._norm = GradientNorm(self.storage, self.comm)
         compiled = self.device.type == "cuda" if compile_update is None else compile_update
         self._update = Update(self.storage, optimizer, groups.groups, master, compiled)
         self.reader = WeightReader(self)
@@ -106,12 +117,24 @@ class Engine:
         stored = n.accumulate if self.accumulation > 1 else wire
         return Dtypes(weight=n.compute, extra=extra, gradient=stored, wire=wire)
 
+    def _make_wire(self, peers: bool, ways: int) -> CollectiveWire | PeerWire:
+        self.landing_bytes = 0
+        scatters = transition(Placement.PARTIAL, self.stage.gradient) is Collective.REDUCE_SCATTER
+        if peers and scatters:
+            memory = self.comm.peer_memory(
+                PeerWire.elements(self.storage, self.comm.world, ways), self.numerics.compute
+            )
+            if memory is not None:
+                self.landing_bytes = memory.nbytes
+                return PeerWire(self.storage, self.comm, memory, ways)
+        self.storage.allocate_wires()
+        return CollectiveWire(self.storage, self.comm)
+
     def _make_counters(self) -> None:
         def scalar(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(value, dtype=dtype, device=self.device)
 
-        self.lr = float(self.optimizer.lr)
-        self._lr = scalar(self.lr)
+        self._lr = scalar(float(self.optimizer.lr))
         self.steps_taken = scalar(0.0)  # Adam's t: skipped steps do not count
         self.steps_skipped = scalar(0.0)
         self._skips_in_a_row = scalar(0.0)
@@ -133,6 +156,15 @@ class Engine:
                 "Use engine.full_state_dict(), or call it inside `with engine.gathered():`."
             )
         self.gatherer.settle()
+
+    def set_lr(self, lr: float) -> None:
+        """Learning rate of the next steps (the optimizer's own until then). The host waits for nothing."""
+        self._lr.fill_(lr)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step. Waits for the device."""
+        return float(self._lr)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -159,7 +191,9 @@ class Engine:
             ValueError: `loss` is no scalar. RuntimeError: every micro-batch of the step has been here already.
         """
         if loss.numel() != 1:
-            raise ValueError(f"engine.backward expects a scalar loss, got shape {tuple(loss.shape)}; reduce it with .mean().")
+            raise ValueError(
+                f"engine.backward expects a scalar loss, got shape {tuple(loss.shape)}; reduce it with .mean()."
+            )
         if self._micro == self.accumulation:
             raise RuntimeError(
                 f"engine.backward was called {self.accumulation + 1} times for accumulation={self.accumulation}: call "
@@ -193,15 +227,16 @@ class Engine:
             )
         self._micro = 0
         self.reducer.finish()
+        self.gatherer.finish()
         scaler = self.numerics.scaler
         unscale = 1.0 if scaler is None else scaler.scale.double().reciprocal()
         with torch.no_grad():
             norm = self._norm() * unscale
             ok = torch.isfinite(norm)
             self._count(norm, ok)
-            self._lr.fill_(self.lr)
             scale = clip_coefficient(norm, self.clip_norm) * unscale
-            self._update(self._lr, self.steps_taken, scale, ok)
+            units = self.gatherer.in_order_of_use(self.storage.trainable)
+            self._update(units, self.comm, self._lr, self.steps_taken, scale, ok)
             if scaler is not None:
                 scaler.update(ok)
         self.gatherer.weights_changed()
@@ -225,6 +260,11 @@ class Engine:
                 "the data, or train in bf16 or fp32; train.max_skips sets how many such steps are allowed."
             )
 
+    def forget_events(self) -> None:
+        """Drop the events between streams; everything issued must be done (before and after recording a CUDA graph)."""
+        self.gatherer.forget_events()
+        self.reducer.forget_events()
+
     # -- weights and memory ------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -246,7 +286,8 @@ class Engine:
 
     def memory(self) -> dict[str, int]:
         """Bytes that this rank holds by kind, exact: parameters, gradients, optimizer, buffers."""
-        return self.storage.memory()
+        memory = self.storage.memory()
+        return memory | {"buffers": memory["buffers"] + self.landing_bytes}
 
     def memory_at(self, stage: Stage | int) -> dict[str, int]:
         """Bytes of parameters, gradients and optimizer states that a rank would hold at another stage."""

@@ -10,14 +10,16 @@ from zerokit.zero.unit import Slot, Unit
 class Gatherer:
     """Brings units' weights to REPLICATE before use and lets go of them after.
 
-    [Note: slots] A unit's weights appear at one address for good, so tensors that autograd saved in forward are valid
-    again once backward has gathered the unit again. A released slot keeps its contents until another unit gathers
-    into it: the last blocks of the forward pass need no gather in backward. Weights change only in `step`, which makes
-    every slot stale by raising `version`. Where the optimizer's placement is that of whole parameters nothing is ever
-    stale; where only the optimizer is sharded, slots are the persistent weights and are gathered once per step.
+        [Note: slots] A unit's weights appear at one address for good, so tensors that autograd saved in forward are valid
+        again once backward has gathered the unit again. A released slot keeps its contents until another unit gathers
+        into it: the last blocks of the forward pass need no gather in backward. Weights change only in `step`, which makes
+        every slot stale by raising `version`. Where the optimizer's placement is that of whole parameters nothing is ever
+        stale; where only the optimizer is sharded, slots are the persistent weights and are gathered once per step.
 
-    [Note: streams] Gathers run on their own stream. They wait for the event of the slot's last use on the compute
-    stream, and the compute stream waits for the gather's event; the host waits for nothing.
+        [Note: streams] Gathers run on their own stream. They wait for the event of the slot's last use on the compute
+        stream and of the unit's update, and the compute stream waits for the gather's event; the host waits for nothing.
+    Updates run on a stream of their own, unit by unit in the order of use: the first gathers and the forward pass start
+    while later units are still being updated.
     """
 
     def __init__(self, units: list[Unit], stage: Stage, comm: Communicator, prefetch: int = 1):
@@ -28,7 +30,6 @@ class Gatherer:
         self._collective = after_update if before_use is Collective.NOTHING else before_use
         self.order: list[Unit] = []
         self._cursor = 0
-        self._published = None  # event: the shards hold the weights of this version
         self._persistent = [u for u in units if stage.parameter is Placement.REPLICATE]
         for unit in self._persistent:  # their whole weights are written when the model is materialised
             unit.slot.owner, unit.slot.version = unit, self.version
@@ -51,10 +52,18 @@ class Gatherer:
             )
         self._follow(unit)
         self._gather(unit)
-        self.comm.compute.wait(slot.ready)
-        slot.ready = None
+        self._settle(unit)
         slot.active = True
         self.prefetch()
+
+    def _settle(self, unit: Unit) -> None:
+        """Make later work on the compute stream see the weights in the unit's slot."""
+        if unit.slot.ready is not None:
+            self.comm.compute.wait(unit.slot.ready)
+            unit.slot.ready = None
+        elif unit.updated is not None:  # written by the update itself, or not gathered from others
+            self.comm.compute.wait(unit.updated)
+            unit.updated = None
 
     def release(self, unit: Unit) -> None:
         """The unit's weights are not needed for now."""
@@ -99,24 +108,43 @@ class Gatherer:
         if self._collective is Collective.ALL_GATHER:
             with self.comm.gathers as stream:
                 stream.wait(slot.free)
-                stream.wait(self._published)
+                stream.wait(unit.updated)
+                if unit.fenced != self.version:
+                    self.comm.fence()
+                    unit.fenced = self.version
                 self.comm.all_gather(slot.buffer[: unit.layout.total], unit.shard)
                 slot.ready = stream.record()
         slot.owner, slot.version, slot.free = unit, self.version, None
 
     def weights_changed(self) -> None:
-        """The update has written new shards: publish them. Persistent weights are gathered now, others when needed."""
+        """The update of every unit has been issued: persistent weights are gathered now, others when needed."""
         self.version += 1
-        self._published = self.comm.compute.record()
         for unit in self._persistent:
-            unit.slot.free = None  # the mark above comes after every use
+            unit.slot.free = None  # updates come after every use
             self._gather(unit)
         self.begin()
         self.prefetch()
 
     def settle(self) -> None:
-        """Make later work on the compute stream see every persistent weight."""
-        for unit in self._persistent:
-            self._gather(unit)
-            self.comm.compute.wait(unit.slot.ready)
-            unit.slot.ready = None
+        """Make later work on the compute stream see every persistent weight and every shard."""
+        for unit in self.units:
+            if unit in self._persistent:
+                self._gather(unit)
+                self._settle(unit)
+            self.comm.compute.wait(unit.updated)
+
+    def in_order_of_use(self, units: list[Unit]) -> list[Unit]:
+        """`units` as the last forward pass met them, the others first."""
+        places: dict[Unit, int] = {}
+        for place, unit in enumerate(self.order):
+            places.setdefault(unit, place)
+        return sorted(units, key=lambda unit: places.get(unit, -1))
+
+    def finish(self) -> None:
+        """Make later work on the compute stream follow every gather, also those that were not used."""
+        self.comm.compute.wait(self.comm.gathers.record())
+
+    def forget_events(self) -> None:
+        """Drop the events of slots and updates, which are done."""
+        for unit in self.units:
+            unit.slot.ready = unit.slot.free = unit.updated = None

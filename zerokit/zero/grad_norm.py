@@ -8,26 +8,34 @@ from torch import Tensor
 from zerokit.comm import Communicator
 from zerokit.zero.placement import Placement
 from zerokit.zero.storage import Storage
+from zerokit.zero.unit import Unit
 
 
 class GradientNorm:
     """L2 norm over all trainable parameters, from the shard of each unit that belongs to this rank.
 
-    Every stage sums the same shards unit by unit in the same order, also where gradients are whole on every rank: so
+    Units are added one by one while backward goes on. Every stage sums the same shards unit by unit in the same order, also where gradients are whole on every rank: so
     the stages clip by bit-identical coefficients, and a replicated gradient is read once instead of once per rank.
     """
 
     def __init__(self, storage: Storage, comm: Communicator):
         sharded = storage.stage.gradient is Placement.SHARD
-        self._shards = [u.gradient if sharded else storage.own(u, u.gradient) for u in storage.trainable]
+        units = storage.trainable
+        self._shards = {u: u.gradient if sharded else storage.own(u, u.gradient) for u in units}
+        self._norms = torch.zeros(len(units), dtype=torch.float32, device=comm.device)
+        self._places = dict(zip(units, self._norms.unbind(), strict=True))
         self._comm = comm
 
+    def add(self, unit: Unit) -> None:
+        """Take the norm of a unit whose gradients are complete, on the current stream."""
+        torch.linalg.vector_norm(self._shards[unit], out=self._places[unit], dtype=torch.float32)
+
     def __call__(self) -> Tensor:
-        """The norm, 0-dim float64; infinite or NaN if any rank's gradient is. One all-reduce of 8 bytes."""
-        if not self._shards:
-            return torch.zeros((), dtype=torch.float64, device=self._comm.device)
-        norms = torch.stack(torch._foreach_norm(self._shards, 2, dtype=torch.float32))
-        total = norms.double().square().sum()
+        """The norm of all units, each of which was added: 0-dim float64; infinite or NaN if any rank's gradient is.
+
+        One all-reduce of 8 bytes.
+        """
+        total = self._norms.double().square().sum()
         self._comm.all_reduce(total, kind="norm")
         return total.sqrt()
 

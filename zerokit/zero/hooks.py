@@ -72,7 +72,9 @@ class Hooks:
 
         def before_backward(_gradients: tuple) -> None:
             if not self.in_backward:
-                raise RuntimeError("Call engine.backward(loss) instead of loss.backward(): it scales and reduces gradients.")
+                raise RuntimeError(
+                    "Call engine.backward(loss) instead of loss.backward(): it scales and reduces gradients."
+                )
             for unit in units if regather else ():
                 self.gatherer.activate(unit)
 

@@ -35,7 +35,9 @@ class Materializer:
         self._where: dict[nn.Parameter, tuple[Unit, int]] = {}
         for unit in storage.units:
             self._where.update({p: (unit, i) for i, p in enumerate(unit.parameters)})
-        extent_of = [u.layout.shard if storage.stage.optimizer is Placement.SHARD else u.layout.total for u in storage.trainable]
+        extent_of = [
+            u.layout.shard if storage.stage.optimizer is Placement.SHARD else u.layout.total for u in storage.trainable
+        ]
         extras = storage.extra.split(extent_of) if storage.extra is not None and extent_of else [None] * len(extent_of)
         self._extra = dict(zip(storage.trainable, extras, strict=True))
 
@@ -50,13 +52,21 @@ class Materializer:
         part, begin = unit.layout.overlap(index, stored.start, stored.stop)
         if len(part):
             weight = unit.weight[begin - stored.start :][: len(part)]
-            scratch = None if self.master.extra is None else torch.empty(len(part), dtype=self.master.extra, device=weight.device)
+            scratch = (
+                None
+                if self.master.extra is None
+                else torch.empty(len(part), dtype=self.master.extra, device=weight.device)
+            )
             self.master.store(weight, scratch, flat[part.start : part.stop].to(weight.device, torch.float32))
         extra = self._extra.get(unit)
         part, begin = unit.layout.overlap(index, updated.start, updated.stop)
         if extra is not None and len(part):
             scratch = torch.empty(len(part), dtype=unit.weight.dtype, device=extra.device)
-            self.master.store(scratch, extra[begin - updated.start :][: len(part)], flat[part.start : part.stop].to(extra.device, torch.float32))
+            self.master.store(
+                scratch,
+                extra[begin - updated.start :][: len(part)],
+                flat[part.start : part.stop].to(extra.device, torch.float32),
+            )
 
     def run(self, model: nn.Module, seed: int) -> None:
         """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.

@@ -76,13 +76,16 @@ def _kind(module: nn.Module, chosen: set[nn.Module], blocks: set[nn.Module]) -> 
     return "block" if module in blocks else "outer"
 
 
-def partition(model: nn.Module, world: int, modules: Iterable[nn.Module], group_of: GroupOf) -> list[Unit]:
+def partition(
+    model: nn.Module, world: int, modules: Iterable[nn.Module], group_of: GroupOf, min_elements: int = 0
+) -> list[Unit]:
     """Cut a model into units, in the order its parameters are first met; the root's own units come first.
 
     A parameter belongs to the innermost of `modules` that contains it. Parameters used by several of them (tied
-    weights), and those in none, go to the root, whose weights stay whole while a step runs.
+    weights), and those in none, go to the root, whose weights stay whole while a step runs; so do modules of fewer than
+    `min_elements` elements, for which a collective would cost more time than it saves memory.
     """
-    chosen = set(modules)
+    chosen = {m for m in modules if sum(p.numel() for p in m.parameters()) >= min_elements}
     blocks = set(find_blocks(model))
     names = {module: name for name, module in model.named_modules()}
     home: dict[nn.Module, nn.Module] = {}

@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from zerokit.zero.engine import Engine
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, not copied; valid while the tensor lives."""
-    return memoryview((ctypes.c_char * (tensor.numel() * tensor.element_size())).from_address(tensor.data_ptr()))
+def _add_bytes(digest: Any, tensor: Tensor) -> None:
+    """Feed the bytes of a tensor to a hash, not copied where it lies contiguous on the CPU."""
+    tensor = tensor.cpu().contiguous()  # kept alive by this name while its memory is read
+    digest.update((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()))
 
 
 class WeightReader:
@@ -70,7 +71,7 @@ class WeightReader:
         digest = hashlib.sha256()
         for name, value in self.whole_weights():
             digest.update(name.encode())
-            digest.update(_bytes_of(value.cpu().contiguous()))
+            _add_bytes(digest, value)
         return digest.hexdigest()
 
     @contextmanager

@@ -6,7 +6,7 @@ all of them (the update, the gradient norm, zeroing) takes few kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -35,6 +35,19 @@ def extent(unit: Unit, placement: Placement) -> int:
     return unit.layout.shard if placement is Placement.SHARD else unit.layout.total
 
 
+def ring_of(unit: Unit) -> str:
+    """Which units take turns in the same buffers for gradients: blocks with blocks, the others with each other."""
+    return "block" if unit.kind == "block" else "rest"
+
+
+def largest_by_ring(units: Sequence[Unit]) -> dict[str, int]:
+    """Elements of the longest unit of each ring."""
+    sizes: dict[str, int] = {}
+    for unit in units:
+        sizes[ring_of(unit)] = max(sizes.get(ring_of(unit), 0), unit.layout.total)
+    return sizes
+
+
 def nbytes(tensors: Sequence[Tensor | None]) -> int:
     """Bytes of the tensors that are there."""
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
@@ -61,13 +74,17 @@ class Storage:
     """The arenas of one rank, cut into the units' parts, and the slots where whole weights and gradients appear.
 
     slots: how many blocks may be gathered at once when parameters are sharded; the same for gradients on their way.
+    shared: makes the arena of weights (elements, dtype → zeros); None takes memory of this rank alone.
     """
 
     def __init__(self, units: list[Unit], stage: Stage, dtypes: Dtypes, state_names: Sequence[str], rank: int,
-                 device: torch.device, slots: int = 2):  # fmt: skip
+                 device: torch.device, slots: int = 2, shared: Callable[[int, torch.dtype], Tensor] | None = None):  # fmt: skip
         self.units, self.stage, self.dtypes, self.rank, self.device = units, stage, dtypes, rank, device
         self.trainable = [unit for unit in units if unit.trainable]
-        self.weights = self._arena(units, stage.parameter, dtypes.weight)
+        count = sum(extent(unit, stage.parameter) for unit in units)
+        self.weights = (
+            self._arena(units, stage.parameter, dtypes.weight) if shared is None else shared(count, dtypes.weight)
+        )
         self.gradients = self._arena(self.trainable, stage.gradient, dtypes.gradient)
         self.extra = None if dtypes.extra is None else self._arena(self.trainable, stage.optimizer, dtypes.extra)
         self.states = {name: self._arena(self.trainable, stage.optimizer, dtypes.state) for name in state_names}
@@ -78,8 +95,16 @@ class Storage:
         for unit, part in zip(self.trainable, parts, strict=True):
             unit.gradient = part
         self.weight_slots = self._assign_weight_slots(slots)
-        needs_wire = stage.gradient is Placement.SHARD or dtypes.gradient != dtypes.wire
-        self.wires = self._wires(slots) if needs_wire else {}
+        self._ways = slots
+        self.wires: dict[str, list[Slot]] = {}
+
+    def allocate_wires(self) -> None:
+        """Make the buffers in which gradients travel, where they do not travel from where they are stored."""
+        if self.stage.gradient is Placement.SHARD or self.dtypes.gradient != self.dtypes.wire:
+            for kind, size in largest_by_ring(self.trainable).items():
+                ways = self._ways if kind == "block" else 1
+                buffers = [torch.zeros(size, dtype=self.dtypes.wire, device=self.device) for _ in range(ways)]
+                self.wires[kind] = [Slot(buffer) for buffer in buffers]
 
     def _arena(self, units: list[Unit], placement: Placement, dtype: torch.dtype) -> Tensor:
         return torch.zeros(sum(extent(u, placement) for u in units), dtype=dtype, device=self.device)
@@ -112,15 +137,6 @@ class Storage:
     def _slot(self, size: int) -> Slot:
         return Slot(torch.zeros(size, dtype=self.dtypes.weight, device=self.device))
 
-    def _wires(self, count: int) -> dict[str, list[Slot]]:
-        wires = {}
-        for kind, ways in (("block", count), ("rest", 1)):
-            members = [u for u in self.trainable if (u.kind == "block") == (kind == "block")]
-            size = max((u.layout.total for u in members), default=0)
-            buffers = [torch.zeros(size, dtype=self.dtypes.wire, device=self.device) for _ in members[:ways]]
-            wires[kind] = [Slot(buffer) for buffer in buffers]
-        return wires
-
     def memory(self) -> dict[str, int]:
         """Bytes by kind: `parameters` (compute and master weights), `gradients`, `optimizer` (its states), `buffers`
         (slots of gathered weights and of gradients on their way). Exact."""
@@ -146,40 +162,32 @@ class Region:
     length: int
     group: int
 
-    def follows(self, other: Region) -> bool:
-        """This region continues `other` in every arena."""
-        steps = (self.weight - other.weight, self.gradient - other.gradient, self.state - other.state)
-        return self.group == other.group and steps == (other.length,) * 3
-
 
 def _starts(units: list[Unit], placement: Placement) -> list[int]:
     return [0, *accumulate(extent(u, placement) for u in units)][: len(units)]
 
 
-def update_regions(storage: Storage) -> list[Region]:
-    """What this rank updates, in as few runs as the arenas allow."""
+def update_regions(storage: Storage) -> dict[Unit, list[Region]]:
+    """What this rank updates of each trainable unit."""
     stage, units, rank = storage.stage, storage.trainable, storage.rank
     weight_start = dict(zip(storage.units, _starts(storage.units, stage.parameter), strict=True))
     gradient_start = dict(zip(units, _starts(units, stage.gradient), strict=True))
     state_start = dict(zip(units, _starts(units, stage.optimizer), strict=True))
-    regions: list[Region] = []
+    regions: dict[Unit, list[Region]] = {unit: [] for unit in units}
     for unit in units:
         whole = Span(0, unit.layout.total)
         mine = Span(*unit.layout.shard_range(rank)) if stage.optimizer is Placement.SHARD else whole
         origin = {Placement.SHARD: mine.start, Placement.REPLICATE: 0, Placement.PARTIAL: 0}
         for span in unit.layout.spans:
             part = span.clip(mine.start, mine.stop)
-            if len(part) == 0:
-                continue
-            region = Region(
-                weight=weight_start[unit] + part.start - origin[stage.parameter],
-                gradient=gradient_start[unit] + part.start - origin[stage.gradient],
-                state=state_start[unit] + part.start - origin[stage.optimizer],
-                length=len(part),
-                group=part.group,
-            )
-            if regions and region.follows(regions[-1]):
-                last = regions.pop()
-                region = Region(last.weight, last.gradient, last.state, last.length + region.length, region.group)
-            regions.append(region)
+            if len(part) > 0:
+                regions[unit].append(
+                    Region(
+                        weight=weight_start[unit] + part.start - origin[stage.parameter],
+                        gradient=gradient_start[unit] + part.start - origin[stage.gradient],
+                        state=state_start[unit] + part.start - origin[stage.optimizer],
+                        length=len(part),
+                        group=part.group,
+                    )
+                )
     return regions

@@ -49,6 +49,8 @@ class Unit:
     weight: Tensor | None = None  # this rank's storage at the stage's parameter placement
     shard: Tensor | None = None  # (layout.shard,) what this rank contributes to a gather; inside `weight`
     gradient: Tensor | None = None  # storage at the stage's gradient placement
+    updated: object = None  # event: the shard holds the weights of the last update
+    fenced: int = -1  # the version whose shards are known to be written on every rank
     reduced: bool = False  # this micro-batch's gradients have been handed to the reduction
 
     def __post_init__(self) -> None:

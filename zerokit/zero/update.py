@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from zerokit.comm import Communicator
 from zerokit.zero.storage import Storage, update_regions
+from zerokit.zero.unit import Unit
 
 CHUNK = 32_768
 """Elements updated at a time on the CPU: the handful of fp32 operands stays in the L2 cache between operations."""
@@ -55,7 +57,10 @@ class Update:
     def __init__(self, storage: Storage, optimizer: Elementwise, groups: Sequence[Group], master: Any, compiled: bool):
         self.optimizer, self.groups, self.master, self.compiled = optimizer, list(groups), master, compiled
         step = CHUNK if storage.device.type == "cpu" else None
-        self.parts = [part for region in update_regions(storage) for part in self._cut(storage, region, step)]
+        self._parts = {
+            unit: [part for region in regions for part in self._cut(storage, region, step)]
+            for unit, regions in update_regions(storage).items()
+        }
         self._kernel: Callable = torch.compile(self._element, dynamic=True) if compiled else self._element
         self._scalars: Callable = torch.compile(self._all_scalars, dynamic=False) if compiled else self._all_scalars
 
@@ -77,14 +82,25 @@ class Update:
             for begin in range(0, region.length, step)
         ]
 
-    def __call__(self, lr: Tensor, step: Tensor, scale: Tensor, ok: Tensor) -> None:
-        """Update in place. lr, step, scale: 0-dim float64, scale multiplies the gradients; ok: 0-dim bool, take the step."""
+    def __call__(
+        self, units: Sequence[Unit], comm: Communicator, lr: Tensor, step: Tensor, scale: Tensor, ok: Tensor
+    ) -> None:
+        """Update `units` in place, one after the other on the stream for updates, marking each with an event.
+
+        lr, step, scale: 0-dim float64, scale multiplies the gradients; ok: 0-dim bool, take the step.
+        """
         if not ok.is_cuda and not ok:
             return
-        scalars = self._scalars(lr, step)
-        scale = scale.float()
-        for part in self.parts:
-            self._kernel(part.weight, part.extra, part.gradient, part.state, scalars[part.group], scale, ok)
+        scalars, scale = self._scalars(lr, step), scale.float()
+        known = comm.compute.record()
+        with comm.updates as stream:
+            stream.wait(known)
+            for unit in units:
+                for part in self._parts[unit]:
+                    self._kernel(part.weight, part.extra, part.gradient, part.state, scalars[part.group], scale, ok)
+                unit.updated = stream.record()
+        # Memory of the compute stream must not be used again before the update has read it.
+        self._held = (scalars, scale, ok)
 
     def _all_scalars(self, lr: Tensor, step: Tensor) -> list[dict[str, Tensor]]:
         return [

@@ -1,0 +1,43 @@
+# make train   install into .venv and train the main job     make train ARGS="zero=stage3 precision=bf16"
+# make test    install and run the tests                     make test-gpu   those that need a GPU
+# make lint    check style and format                        make format     put both right
+PYTHON ?= python3
+ARGS ?=
+TESTS ?= -n 2
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: train test test-gpu lint format install clean
+
+train: $(INSTALLED)
+	$(BIN)/zerokit $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not gpu" $(TESTS)
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(INSTALLED)
+
+# The venv borrows the pip of $(PYTHON), so that Debian's python3 does it without its python3-venv package.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv

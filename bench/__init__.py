@@ -1,0 +1,1 @@
+"""zerokit and its peers side by side: `python -m bench.compare`."""

@@ -1,0 +1,69 @@
+"""PyTorch's `fully_shard`, applied as torchtitan applies it to its Llama."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from bench.model import build, fill_shards
+from bench.systems._base import CLIP_NORM, Setup, System, adamw_settings, decay_groups
+
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class FSDP2(System):
+    """Units: embedding, each block, norm with head, root; fp32 shards, gathered in the compute format.
+
+    Options: reduce, the format of the reduce-scatter; reshard, whether weights are freed between forward and backward;
+    sync, whether gradients are reduced with the last micro-batch only or with each (slower, needs less memory).
+    """
+
+    allowed = {"reduce": ("fp32", "bf16"), "reshard": ("true", "false"), "sync": ("last", "each")}
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.model = build(setup.case)
+        if setup.compiled:
+            for module in [*self.model.blocks, self.model.head]:
+                module.compile(fullgraph=True)
+        self._shard(self.model)
+        fill_shards(self.model, setup.seed, setup.device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(decay_groups(self.parameters), **adamw_settings(setup))
+
+    def _shard(self, model: nn.Module) -> None:
+        half = self.setup.precision == "bf16"
+        # Inputs are not cast: the rotary table stays fp32 for every system, and hidden states are bf16 from the start.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if half else None,
+            reduce_dtype=FORMATS[self.option("reduce")] if half else None,
+            cast_forward_inputs=False,
+        )
+        mesh = init_device_mesh(self.setup.device.type, (self.setup.world,))
+        reshard = self.option("reshard") == "true"
+        fully_shard(model.embedding, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        # Backward needs these first, so that they stay gathered.
+        fully_shard([model.norm, model.head], mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+
+    def micro_step(self, index: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        last = self.is_last(index)
+        if self.setup.case.accumulation > 1:
+            self.model.set_requires_gradient_sync(last or self.option("sync") == "each")
+            self.model.set_is_last_backward(last)
+        loss = self.model(inputs, targets)
+        (loss / self.setup.case.accumulation).backward()
+        return loss.detach()
+
+    def update(self) -> None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters], foreach=True)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, CLIP_NORM, norm, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,158 @@
+"""Data sources: the order depends on seed and index alone, splits do not overlap, errors name what is wrong."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from zerokit.config.errors import ConfigError
+from zerokit.config.registry import Choice, build, options_type
+
+
+def make(name, seed=0, **options):
+    return build("data", Choice(name, options_type("data", name)(**options)), seed=seed)
+
+
+def text(tmp_path, content=bytes(range(256)) * 20, name="a.txt", **options):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return make("text", files=[str(path)], seq_len=16, **options)
+
+
+SYNTHETIC = [
+    {"task": "tokens", "samples": 50, "held_out": 8, "seq_len": 12, "vocab_size": 20},
+    {"task": "regression", "samples": 50, "held_out": 8, "in_features": 5, "out_features": 3},
+    {"task": "classification", "samples": 50, "held_out": 8, "in_features": 5, "out_features": 4},
+]
+TASKS = [options["task"] for options in SYNTHETIC]
+
+
+@pytest.mark.parametrize("options", SYNTHETIC, ids=TASKS)
+def test_any_cut_of_the_order_gives_the_same_samples(options):
+    whole = make("synthetic", **options).batch(30, 120)  # crosses the ends of epochs 0, 1 and 2
+    source = make("synthetic", **options)
+    for size in (1, 7, 40):
+        parts = [source.batch(start, min(size, 150 - start)) for start in range(30, 150, size)]
+        for wanted, got in zip(whole, zip(*parts, strict=True), strict=True):
+            assert torch.equal(wanted, torch.cat(got))
+
+
+def test_an_epoch_holds_every_sample_once_and_epochs_differ():
+    source = make("synthetic", **SYNTHETIC[1])
+    epochs = [source.batch(50 * epoch, 50)[0] for epoch in range(2)]
+    assert not torch.equal(*epochs)
+    assert torch.equal(*(epoch[epoch[:, 0].argsort()] for epoch in epochs))
+    assert len(epochs[0][:, 0].unique()) == len(source) == 50
+
+
+def test_the_seed_changes_the_order_of_text_but_not_its_validation(tmp_path):
+    first, second = text(tmp_path, seed=0), text(tmp_path, seed=1)
+    assert not torch.equal(first.batch(0, 8)[0], second.batch(0, 8)[0])
+    assert torch.equal(first.validation(0, 8)[0], second.validation(0, 8)[0])
+    assert first.info.sha256 == second.info.sha256
+
+
+def test_targets_are_the_next_tokens(tmp_path):
+    source = text(tmp_path)
+    inputs, targets = source.batch(0, 5)
+    assert inputs.shape == targets.shape == (5, 16) and inputs.dtype == torch.int64
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert torch.equal((inputs[:, -1] + 1) % 256, targets[:, -1])
+
+
+def test_text_holds_out_the_end_of_each_file(tmp_path):
+    source = text(tmp_path, b"a" * 900 + b"b" * 100, held_out_percent=10)
+    every = source.batch(0, len(source))
+    assert every[0].unique().tolist() == every[1].unique().tolist() == [ord("a")]
+    assert source.validation(0, 1)[0].unique().tolist() == [ord("b")]
+    assert source.validation(0, 7) is None
+
+
+def test_text_finds_files_by_glob_once_each(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("b.txt", "a.txt", "sub/c.txt", "d.md"):
+        (tmp_path / name).write_bytes(name.encode() * 50)
+    source = make("text", files=[f"{tmp_path}/**/*.txt", f"{tmp_path}/a.txt"], seq_len=4)
+    assert "3 files" in source.info.description
+
+
+def test_text_that_matches_nothing(tmp_path):
+    with pytest.raises(ConfigError, match=r"data.files: no file matches '.*nothing\*' \(looked from"):
+        make("text", files=[f"{tmp_path}/nothing*"])
+    with pytest.raises(ConfigError, match=r"that is a folder: use .*/\*\*/\*\.txt"):
+        make("text", files=[str(tmp_path)])
+    with pytest.raises(ValueError, match="files: expected at least one"):
+        make("text")
+
+
+def test_text_that_is_too_short(tmp_path):
+    with pytest.raises(ConfigError, match="expected at least 17 held-out tokens for data.seq_len=16, got 5"):
+        text(tmp_path, b"x" * 100)
+
+
+def test_decode_survives_bytes_that_are_no_utf8(tmp_path):
+    source = text(tmp_path)
+    assert source.decode(list("né".encode())) == "né"
+    assert source.decode([0x6E, 0xC3]) == "n\ufffd"
+
+
+def test_stdlib_is_split_by_file_and_leaves_out_tests():
+    source = make("stdlib", seq_len=64)
+    held_out = 0
+    while source.validation(held_out, 100) is not None:
+        held_out += 100
+    assert 2e6 < len(source) * 64 < 5e7
+    assert 0.01 < held_out / len(source) < 0.15
+    assert source.info.vocab_size == 256 and source.info.bytes_per_token == 1.0
+    assert len(source.info.sha256) == 64
+    assert make("stdlib", seq_len=32, seed=5).info.sha256 == source.info.sha256
+    text = source.decode(source.batch(0, 500)[0].flatten().tolist())
+    assert "import " in text and "unittest.TestCase)" not in text
+
+
+def test_synthetic_data_can_be_learned():
+    source = make("synthetic", task="regression", noise=0.0, in_features=5, out_features=3)
+    inputs, targets = source.batch(0, 100)
+    fitted = torch.linalg.lstsq(inputs, targets).solution
+    held_out = source.validation(0, 50)
+    assert source.loss(held_out[0] @ fitted, held_out[1]) < 1e-9
+    tokens, following = make("synthetic", noise=0.0, vocab_size=20, seq_len=12).batch(0, 5)
+    assert torch.equal((tokens + (following - tokens)[:, :1]) % 20, following)
+
+
+def test_classes_and_their_loss():
+    source = make("synthetic", **SYNTHETIC[2])
+    inputs, targets = source.batch(0, 50)
+    assert targets.dtype == torch.int64 and set(targets.tolist()) <= set(range(4))
+    uniform = source.loss(torch.zeros(50, 4, dtype=torch.bfloat16), targets)
+    assert uniform.dtype == torch.float32
+    torch.testing.assert_close(uniform, torch.tensor(4.0).log())
+
+
+def test_token_loss_is_the_mean_over_tokens():
+    source = make("synthetic", **SYNTHETIC[0])
+    targets = source.batch(0, 3)[1]
+    torch.testing.assert_close(source.loss(torch.zeros(3, 12, 20), targets), torch.tensor(20.0).log())
+
+
+def test_digest_names_the_data():
+    first = make("synthetic", **SYNTHETIC[1])
+    assert make("synthetic", **SYNTHETIC[1]).info == first.info
+    assert make("synthetic", seed=1, **SYNTHETIC[1]).info == replace(
+        first.info, sha256=make("synthetic", seed=1, **SYNTHETIC[1]).info.sha256
+    )
+    assert make("synthetic", seed=1, **SYNTHETIC[1]).info.sha256 != first.info.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("synthetic", {"samples": 0}, "samples: expected at least 1; got 0"),
+        ("synthetic", {"task": "classification"}, "out_features: classification needs at least 2 classes; got 1"),
+        ("stdlib", {"seq_len": 0}, "seq_len: expected at least 1"),
+        ("stdlib", {"held_out_percent": 80}, "held_out_percent: expected 1 to 50; got 80"),
+    ],
+)
+def test_impossible_options_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **options)

@@ -1,0 +1,80 @@
+"""On a GPU: offloaded activations, the chunked loss and compiled blocks give what the plain model gives."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zerokit.config.data_info import DataInfo
+from zerokit.config.registry import Choice, build, options_type
+from zerokit.model._linear_cross_entropy import linear_cross_entropy
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+DATA = DataInfo(
+    task="tokens",
+    seq_len=512,
+    vocab_size=1000,
+    in_features=None,
+    out_features=None,
+    sha256="",
+    description="",
+    bytes_per_token=None,
+)
+
+
+def gradients(checkpointing, compiled=False, **options):
+    """Loss and gradients of two batches of a small Llama in bf16, and the peak of memory in bytes."""
+    torch.manual_seed(0)
+    options = {"dim": 256, "layers": 8, "heads": 8, "kv_heads": 2, "hidden": 512} | options
+    with torch.device("cuda"):
+        model = build("model", Choice("llama", options_type("model", "llama")(**options)), data=DATA)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    component = build("checkpointing", Choice(checkpointing, options_type("checkpointing", checkpointing)()))
+    for index, block in enumerate(model.blocks):
+        block.forward = component.wrap(block.forward, index)
+        if compiled:
+            block.forward = torch.compile(block.forward)
+    torch.cuda.reset_peak_memory_stats()
+    inputs, targets = torch.randint(1000, (2, 16, 512), device="cuda")
+    for _ in range(2):
+        loss = model(inputs, targets)
+        loss.backward()
+    return [loss, *(p.grad for p in model.parameters())], torch.cuda.max_memory_allocated()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["full", "selective", "cpu"])
+def test_checkpointing_changes_memory_and_not_the_result(name, compiled):
+    plain, most = gradients("none", compiled)
+    got, peak = gradients(name, compiled)
+    for a, b in zip(got, plain, strict=True):
+        # The attention's backward adds in any order; compiled graphs are cut elsewhere and round elsewhere.
+        tolerance = 0.05 if compiled else 0.01
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
+    assert peak < most
+
+
+def test_linear_cross_entropy():
+    generator = torch.Generator("cuda").manual_seed(0)
+    hidden = torch.randn(3000, 256, device="cuda", generator=generator).requires_grad_()
+    weight = torch.randn(5000, 256, device="cuda", generator=generator).mul_(0.1).requires_grad_()
+    targets = torch.randint(5000, (3000,), device="cuda", generator=generator)
+    loss = linear_cross_entropy(hidden, weight, targets, 1024)
+    got = torch.autograd.grad(loss, (hidden, weight))
+    expected = F.cross_entropy(F.linear(hidden, weight), targets)
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(got, torch.autograd.grad(expected, (hidden, weight)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_does_not_wait_for_the_gpu():
+    hidden = torch.randn(512, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(100, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.zeros(512, dtype=torch.int64, device="cuda")
+    linear_cross_entropy(hidden, weight, targets, 128).backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        linear_cross_entropy(hidden, weight, targets, 128).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

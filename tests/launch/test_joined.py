@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import python
+
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "tests.launch.fake_worker")
+
+
+def torchrun(*words: str, cwd: Path):
+    return python(*TORCHRUN[:3], "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", *TORCHRUN[4:], *words, cwd=cwd)
+
+
+def test_hydra_runs_once_for_all_ranks(tmp_path):
+    result = torchrun("zero=stage1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (run_dir,) = tmp_path.glob("outputs/*/*")
+    assert [(run_dir / "logs" / f"result{rank}").read_text() for rank in (0, 1)] == ["1 4.0\n", "1 4.0\n"]
+    assert result.stdout == "output of rank 0 at stage 1\n"
+    assert (run_dir / "logs" / "rank1.out").read_text() == "output of rank 1 at stage 1\n"
+
+
+def test_all_ranks_follow_a_sweep(tmp_path):
+    result = torchrun("-m", "zero=stage0,stage3", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for job, stage in enumerate((0, 3)):
+        for rank in (0, 1):
+            assert (tmp_path / "sweep" / str(job) / "logs" / f"result{rank}").read_text() == f"{stage} 4.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "times"),
+    [(["run.tags=[raise]"], "  ValueError: the cause", 1), (["zero.stage=7"], "zero.stage: expected one of", 1)],
+)
+def test_a_failure_ends_all_ranks(tmp_path, words, message, times):
+    result = torchrun(*words, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count(message) == times, result.stderr
+
+
+def test_srun_is_joined_like_torchrun(tmp_path):
+    """Two tasks with Slurm's variables, and no agent that holds the store."""
+    import socket
+    import subprocess
+    import sys
+
+    from tests.commands import environment
+
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        job_id = (probe.getsockname()[1] - 20000) % 20000
+    slurm = {
+        "SLURM_JOB_ID": str(job_id),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.launch.fake_worker", "launch.device=cpu", "hydra.run.dir=run"],
+            cwd=tmp_path,
+            env=environment() | slurm | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    assert [task.wait(60) for task in tasks] == [0, 0]
+    assert [(tmp_path / "run" / "logs" / f"result{rank}").read_text() for rank in (0, 1)] == ["2 4.0\n", "2 4.0\n"]

@@ -1,0 +1,81 @@
+"""Recompute instead of keep: torch's own non-reentrant checkpoints, around every block or some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+# Products and attention take nearly all the time of a block; the overloads differ by device and kernel.
+KEPT_NAMES = (
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_scaled_mm",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_attention_math",
+)
+KEPT = frozenset(getattr(torch.ops.aten, name).default for name in KEPT_NAMES if hasattr(torch.ops.aten, name))
+
+
+class Recompute:
+    """Checkpoints the blocks whose index is a multiple of `every`.
+
+    The state of the random number generators is restored for the recomputation, so dropout repeats itself.
+    """
+
+    def __init__(self, every: int = 1, policy: Callable | None = None) -> None:
+        self.every = every
+        # Dynamo takes no context_fn but a partial: without a policy none is passed.
+        self._options = {"context_fn": partial(create_selective_checkpoint_contexts, policy)} if policy else {}
+
+    def wrap(self, forward: Callable, index: int) -> Callable:
+        """`forward` of block `index`, recomputed in backward where it is this block's turn."""
+        if index % self.every:
+            return forward
+        options = self._options
+
+        def checkpointed(*args, **kwargs):
+            return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
+
+        return checkpointed
+
+
+class KeepAll:
+    """No checkpointing."""
+
+    def wrap(self, forward: Callable, index: int) -> Callable:
+        """`forward` itself."""
+        return forward
+
+
+def keep_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
+    """Policy of `selective`: keep what `KEPT` lists, recompute everything else."""
+    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def build_none(options) -> KeepAll:
+    """Keeps all activations."""
+    return KeepAll()
+
+
+def build_full(options) -> Recompute:
+    """Recomputes every block."""
+    return Recompute()
+
+
+def build_every_k(options) -> Recompute:
+    """Recomputes every k-th block."""
+    return Recompute(every=options.k)
+
+
+def build_selective(options) -> Recompute:
+    """Recomputes what is cheap in every block."""
+    return Recompute(policy=keep_products)

@@ -1,0 +1,18 @@
+"""Recompute every k-th block, keep the activations of the others."""
+
+from dataclasses import dataclass
+
+from zerokit.config.registry import register
+
+
+@dataclass
+class EveryKOptions:
+    k: int = 2
+    """Blocks 0, k, 2k, … are recomputed; 1 is the same as checkpointing=full."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k: expected at least 1; got {self.k}.")
+
+
+register("checkpointing", "every_k", EveryKOptions, "zerokit.checkpointing._recompute:build_every_k")

@@ -1,0 +1,49 @@
+"""What a person types: `zerokit [COMMAND] ...`. Imports no torch until the configuration is known to be right."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from zerokit.config.errors import ConfigError, suggestion
+
+COMMANDS = {
+    "train": "zerokit.cli.train:main",
+    "report": "zerokit.cli.report:main",
+    "help": "zerokit.cli.help:main",
+}
+"""Where each command is; every one takes its arguments as a list of words and returns the exit status."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit with its status: 0 done, 1 failed, 2 wrong configuration, 130 interrupted."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(words: list[str]) -> int:
+    """Run the command that `words` name, `train` if they name none, and return the exit status."""
+    try:
+        command, rest = _split(words)
+        module, _, function = COMMANDS[command].partition(":")
+        return getattr(importlib.import_module(module), function)(rest)
+    except ConfigError as error:
+        print(f"zerokit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("zerokit: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    if not words or not words[0][:1].isalpha() or "=" in words[0]:
+        return "train", words
+    if words[0] not in COMMANDS:
+        raise ConfigError(
+            f"There is no command '{words[0]}'.{suggestion(words[0], COMMANDS)} "
+            f"Commands: {', '.join(COMMANDS)}; options are written KEY=VALUE. See zerokit --help."
+        )
+    return words[0], words[1:]

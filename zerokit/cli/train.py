@@ -1,0 +1,188 @@
+"""`zerokit [train] KEY=VALUE ...`: check the configuration, then let Hydra run each job."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zerokit.config.errors import ConfigError
+from zerokit.config.schema import Config
+from zerokit.launch.environment import joined_rank
+from zerokit.launch.errors import TrainingFailed
+
+
+class _Shown(Exception):
+    """A job of a sweep failed, and its error has been printed."""
+
+
+def main(words: list[str]) -> int:
+    """Train as `words` say and return the exit status.
+
+    Raises:
+        ConfigError: if the configuration of any job cannot be run; nothing has been started or written then.
+    """
+    if {"-h", "--help"} & set(words):
+        from zerokit.cli.help import main as show_help
+
+        return show_help([])
+    # torch says so at import; nothing here needs NumPy.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+    rank = joined_rank()
+    if rank is None:
+        return _run(words)
+    if rank > 0:
+        from zerokit.launch.joined import follow
+
+        return follow()
+    return _lead(words)
+
+
+def _lead(words: list[str]) -> int:
+    """Run the jobs as rank 0 and tell the other ranks how it ended."""
+    try:
+        status = _run(words)
+    except ConfigError as error:
+        print(f"zerokit: {error}", file=sys.stderr)
+        status = 2
+    from zerokit.launch.joined import stop
+
+    stop(status)
+    return status
+
+
+def _run(words: list[str]) -> int:
+    from zerokit.config.compose import compose, prepare, translated
+
+    args = parse(words)
+    prepare(args)
+    if args.hydra_help or args.info or args.shell_completion or args.cfg in ("hydra", "all"):
+        with translated():
+            return _hydra(args, lambda composed: None)
+    configs = compose(args)
+    if args.cfg:
+        return _show(configs[0], args.package)
+    with translated():
+        return _hydra(args, _job(len(configs) > 1))
+
+
+def parse(words: list[str]) -> Namespace:
+    """Return the words as Hydra's arguments.
+
+    Raises:
+        ConfigError: if there is an unknown flag.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.prog = "zerokit"
+    args, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        from zerokit.config.errors import suggestion
+
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ConfigError(f"Unknown flag {unknown[0]}.{suggestion(unknown[0], flags)} See zerokit --help.")
+    if args.experimental_rerun:
+        raise ConfigError("--experimental-rerun: repeat a run with --config-path RUN_FOLDER --config-name config.")
+    return args
+
+
+def _job(sweep: bool) -> Callable[[Any], Any]:
+    command = list(sys.argv)
+
+    def job(composed: Any) -> float | None:
+        """Train one job; Hydra calls it. A sweeper gets the loss to minimise."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from zerokit.config.compose import to_config
+        from zerokit.launch import launch
+
+        run_dir = Path(HydraConfig.get().runtime.output_dir).resolve()
+        with _arguments(command):
+            try:
+                return launch(to_config(composed), run_dir).get("loss")
+            except (TrainingFailed, ConfigError) as error:
+                # Hydra goes on with the other jobs of a sweep and raises the first error at the end.
+                print(f"zerokit: {error}", file=sys.stderr)
+                if sweep:
+                    raise _Shown from error
+                sys.exit(1 if isinstance(error, TrainingFailed) else 2)
+
+    return job
+
+
+def _hydra(args: Namespace, job: Callable[[Any], Any]) -> int:
+    import hydra
+
+    from zerokit.config.paths import CONF
+
+    with _arguments([sys.argv[0], *_words(args)]), _raw_errors():
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        except _Shown:
+            return 1
+    return 0
+
+
+def _words(args: Namespace) -> list[str]:
+    """Return the prepared arguments as words for Hydra."""
+    flags = {
+        "--hydra-help": args.hydra_help,
+        "--multirun": args.multirun,
+        "--shell-completion": args.shell_completion,
+        "--resolve": args.resolve,
+    }
+    values = {
+        "--cfg": args.cfg,
+        "--info": args.info,
+        "--package": args.package,
+        "--config-path": args.config_path,
+        "--config-name": args.config_name,
+        "--config-dir": args.config_dir,
+    }
+    words = [flag for flag, given in flags.items() if given]
+    words += [word for flag, value in values.items() if value is not None for word in (flag, value)]
+    return words + args.overrides
+
+
+def _show(config: Config, package: str | None) -> int:
+    """Print the whole resolved config, or the section `package` of it."""
+    from omegaconf import OmegaConf
+
+    values = config.to_dict()
+    if package is not None:
+        if package not in values:
+            raise ConfigError(f"--package: there is no section {package}. Sections: {', '.join(values)}.")
+        values = {package: values[package]}
+    print(OmegaConf.to_yaml(OmegaConf.create(values)), end="")
+    return 0
+
+
+@contextmanager
+def _arguments(words: list[str]) -> Iterator[None]:
+    """Hydra reads its arguments from `sys.argv` only."""
+    before = sys.argv
+    sys.argv = words
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _raw_errors() -> Iterator[None]:
+    """Let Hydra raise its errors here, where they are put into words, instead of printing them and exiting."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before

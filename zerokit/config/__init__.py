@@ -1,0 +1,1 @@
+"""The typed configuration: registry of components, schema, composition by Hydra, checks. Imports no torch."""

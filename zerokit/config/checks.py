@@ -1,0 +1,106 @@
+"""Rules between groups, and between the configuration and this machine. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from glob import glob
+from pathlib import Path
+
+from zerokit.config import registry
+from zerokit.config.batch import resolve_batch
+from zerokit.config.errors import ConfigError
+from zerokit.config.schema import Config, LaunchConfig
+
+CPU_PROCESSES = 2
+"""Worker processes on a CPU by default, so that the state is really divided."""
+
+LANGUAGE_MODELS = ("gpt", "llama")
+DATA = ("stdlib", "text", "synthetic")
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        ConfigError: naming the keys that do not fit each other.
+    """
+    _check_batch(config)
+    _check_schedule(config)
+    _check_data(config)
+
+
+def _check_batch(config: Config) -> None:
+    # Where the number of processes is not known yet, the launcher checks again.
+    world = known_world(config.launch)
+    if world is not None:
+        resolve_batch(config.batch, world)
+    elif config.batch.global_ is None and config.batch.micro is None:
+        resolve_batch(config.batch, 1)
+
+
+def _check_schedule(config: Config) -> None:
+    try:
+        registry.build("scheduler", config.scheduler, total_steps=config.train.steps)
+    except ValueError as error:
+        raise ConfigError(f"{error} See train.steps={config.train.steps}.") from error
+
+
+def _check_data(config: Config) -> None:
+    """Check zerokit's own models against its own data; what others register is theirs to check."""
+    model, data = config.model, config.data
+    if data.name == "text":
+        for pattern in data.options.files:
+            if not glob(os.path.expanduser(pattern), recursive=True):
+                raise ConfigError(f"data.files: no file matches {pattern}, seen from {os.getcwd()}.")
+    if model.name not in (*LANGUAGE_MODELS, "mlp") or data.name not in DATA:
+        return
+    task = getattr(data.options, "task", "tokens")
+    if model.name == "mlp" and task == "tokens":
+        raise ConfigError(
+            f"model=mlp does not take the tokens of data={data.name}. "
+            "Choose a language model such as model=gpt_nano, or data=synthetic data.task=regression."
+        )
+    if model.name in LANGUAGE_MODELS and task != "tokens":
+        raise ConfigError(
+            f"model.name={model.name} takes tokens, but data.task={task}. Choose data.task=tokens or model=mlp."
+        )
+    if model.name in LANGUAGE_MODELS:
+        _check_tokens(config)
+
+
+def _check_tokens(config: Config) -> None:
+    model, data = config.model.options, config.data.options
+    vocabulary = getattr(data, "vocab_size", 256)
+    if model.context is not None and model.context < data.seq_len:
+        raise ConfigError(f"model.context={model.context} is shorter than data.seq_len={data.seq_len}.")
+    if model.vocab_size is not None and model.vocab_size < vocabulary:
+        raise ConfigError(f"model.vocab_size={model.vocab_size} is below the {vocabulary} tokens of the data.")
+
+
+def known_world(launch: LaunchConfig) -> int | None:
+    """Return the number of processes where it is certain without asking torch, else None.
+
+    torchrun and Slurm fix it; so does `launch.nproc`; a CPU gets two. The number of usable GPUs is torch's to say.
+    """
+    outside = outside_world()
+    if outside is not None:
+        return outside
+    if launch.nproc is not None:
+        return launch.nproc
+    return CPU_PROCESSES if launch.device == "cpu" or not _may_have_gpu() else None
+
+
+def outside_world() -> int | None:
+    """Return the number of processes that torchrun or srun started, or None if neither did."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return tasks if tasks > 1 else None
+
+
+def _may_have_gpu() -> bool:
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    devices = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+    return any(Path(device).exists() for device in devices) or shutil.which("nvidia-smi") is not None

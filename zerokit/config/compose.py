@@ -1,0 +1,213 @@
+"""From command-line words to checked configurations: Hydra composes, the schema decides."""
+
+from __future__ import annotations
+
+import os
+import re
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from zerokit.config import registry
+from zerokit.config.checks import check
+from zerokit.config.errors import ConfigError
+from zerokit.config.parse import defaults, unknown_key
+from zerokit.config.paths import CONF
+from zerokit.config.schema import Config
+from zerokit.config.translate import translate
+
+OVERLAYS = ("experiment", "debug")
+FOLDER_GROUPS = (*registry.GROUPS, "zero", "launch", *OVERLAYS)
+HYDRA_TARGETS = ("hydra._internal.", "hydra_plugins.")
+OVERRIDE = re.compile(r"(\+\+|\+|~)?([^=\s]+)=(.*)", re.DOTALL)
+
+
+class ZerokitSearchPath(SearchPathPlugin):
+    """Lets a primary config in another folder (`--config-path`) use the groups of zerokit."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append `conf` to Hydra's search path."""
+        search_path.append("zerokit", f"file://{CONF}")
+
+
+def prepare(args: Namespace) -> None:
+    """Make Hydra ready for parsed arguments: absolute folders, our groups, normalised overrides (in place).
+
+    Raises:
+        ConfigError: if an override names a top-level key or group that does not exist.
+    """
+    if args.config_path is not None and not args.config_path.startswith("pkg://"):
+        args.config_path = os.path.abspath(args.config_path)
+    if args.config_dir is not None:
+        args.config_dir = os.path.abspath(args.config_dir)
+        if not os.path.isdir(args.config_dir):
+            raise ConfigError(f"--config-dir: there is no folder {args.config_dir}.")
+    if ZerokitSearchPath not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(ZerokitSearchPath)
+    folders = [Path(folder) for folder in (CONF, args.config_dir, args.config_path) if folder]
+    _store_registered(folders)
+    if args.shell_completion:  # its words are install=bash and the like
+        return
+    args.overrides = [*_hydra_defaults(args), *(_normalise(word, folders) for word in args.overrides)]
+
+
+def compose(args: Namespace) -> list[Config]:
+    """Return the checked configuration of every job that the prepared arguments ask for, one if it is no multirun.
+
+    Raises:
+        ConfigError: if any of them cannot be run.
+    """
+    with translated():
+        setup_globals()
+        loader = ConfigLoaderImpl(_search_path(args))
+        name = args.config_name or "config"
+        if not args.multirun:
+            single = loader.load_configuration(name, args.overrides, RunMode.RUN, validate_sweep_overrides=False)
+            if single.hydra.mode is not RunMode.MULTIRUN:
+                return [_checked(loader.load_configuration(name, args.overrides, RunMode.RUN))]
+        master = loader.load_configuration(name, args.overrides, RunMode.MULTIRUN)
+        return [
+            _checked(loader.load_configuration(name, words, RunMode.RUN)) for words in _sweep(master, args.overrides)
+        ]
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Return Hydra's composed config as a checked `Config`.
+
+    Raises:
+        ConfigError: if it does not fit the schema or its groups do not fit each other.
+    """
+    with translated():
+        own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        _refuse_targets(OmegaConf.to_container(own), "")
+        config = Config.from_dict(OmegaConf.to_container(own, resolve=True, throw_on_missing=True))
+        check(config)
+        return config
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what Hydra, OmegaConf and YAML raise inside into a `ConfigError`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise translate(error) from error
+
+
+def _checked(composed: DictConfig) -> Config:
+    """Check a config before Hydra runs it: what Hydra fills in for each job gets a stand-in, for interpolations."""
+    _refuse_targets(OmegaConf.to_container(composed.hydra), "hydra")
+    with open_dict(composed.hydra):
+        composed.hydra.job.num = 0
+        composed.hydra.job.id = "0"
+        composed.hydra.runtime.output_dir = os.getcwd()
+    HydraConfig.instance().set_config(composed)
+    try:
+        return to_config(composed)
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def _search_path(args: Namespace) -> ConfigSearchPath:
+    search_path = create_config_search_path(args.config_path or str(CONF))
+    if args.config_dir is not None:
+        search_path.prepend("command-line", f"file://{args.config_dir}", SearchPathQuery(provider="schema"))
+    return search_path
+
+
+def _store_registered(folders: list[Path]) -> None:
+    """Give each registered component that has no YAML file its defaults as one, so that `group=name` finds it."""
+    for group in registry.GROUPS:
+        for name in registry.names(group):
+            if not any((folder / group / f"{name}.yaml").exists() for folder in folders):
+                values = defaults(registry.options_type(group, name))
+                ConfigStore.instance().store(name, {"name": name, **values}, group=group)
+
+
+def _normalise(word: str, folders: list[Path]) -> str:
+    """Let every option of the schema be set without Hydra's `+`, and a group be chosen with one."""
+    match = OVERRIDE.fullmatch(word)
+    if match is None or match[1] == "~":
+        return word
+    _, key, value = match.groups()
+    first = re.split(r"[./@:]", key)[0]
+    known = [field.name for field in fields(Config)]
+    if first == "hydra":
+        return word
+    if key in FOLDER_GROUPS and not value.startswith("{"):
+        return f"{key}={value}"
+    if first in known and (key == first or key[len(first)] == "."):
+        return f"++{key}={value}"
+    if any((folder / first).is_dir() for folder in folders):
+        return word
+    raise unknown_key("", first, [*known, *OVERLAYS])
+
+
+def _hydra_defaults(args: Namespace) -> list[str]:
+    """Return zerokit's settings of Hydra as overrides, for a primary config that has none (such as a saved one)."""
+    if args.config_path is None and args.config_name is None:
+        return []
+    primary = Path(args.config_path or CONF) / f"{(args.config_name or 'config').removesuffix('.yaml')}.yaml"
+    with translated():
+        if not primary.exists() or "hydra" in (OmegaConf.load(primary) or {}):
+            return []
+        own = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    words = [
+        f"{key.removeprefix('override ')}={value}"
+        for entry in own["defaults"]
+        if isinstance(entry, dict)
+        for key, value in entry.items()
+        if key.startswith("override hydra/")
+    ]
+    return words + [f"{key}={'null' if value is None else value}" for key, value in _leaves("hydra", own["hydra"])]
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(f"{path}.{key}", item)
+    else:
+        yield path, value
+
+
+def _sweep(master: DictConfig, words: list[str]) -> list[list[str]]:
+    """Return the overrides of every job of a sweep; of another sweeper than Hydra's own, only what all jobs share."""
+    parser = OverridesParser.create()
+    own = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
+    overrides = parser.parse_overrides([*own, *words])
+    fixed = [o.input_line for o in overrides if o.is_hydra_override()]
+    task = [o for o in overrides if not o.is_hydra_override()]
+    if not master.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return [fixed + [o.input_line for o in task if not o.is_sweep_override()]]
+    return [fixed + list(job) for batch in BasicSweeper.split_arguments(task, None) for job in batch]
+
+
+def _refuse_targets(values: Any, path: str) -> None:
+    if isinstance(values, list):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return
+    for key, value in values.items():
+        allowed = path.startswith("hydra") and str(value).startswith(HYDRA_TARGETS)
+        if key == "_target_" and not allowed:
+            raise unknown_key(path, key, [])
+        _refuse_targets(value, f"{path}.{key}" if path else str(key))

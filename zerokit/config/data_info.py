@@ -1,0 +1,28 @@
+"""What a data source tells about itself; models and checks read it without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Facts about a data source, fixed once it is built."""
+
+    task: Literal["tokens", "regression", "classification"]
+    """What is learned: the next token, numbers, or a class."""
+    seq_len: int | None
+    """Tokens per sample (tokens only)."""
+    vocab_size: int | None
+    """Number of different tokens (tokens only)."""
+    in_features: int | None
+    """Numbers per input sample (regression and classification)."""
+    out_features: int | None
+    """Numbers per target (regression) or classes (classification)."""
+    sha256: str
+    """Hash of the content, so that two runs can be compared."""
+    description: str
+    """One line for people."""
+    bytes_per_token: float | None
+    """Bytes of text per token, to convert loss to bits per byte (tokens only)."""

@@ -1,0 +1,23 @@
+"""The one error a wrong configuration leads to, and the hint at the nearest valid name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; its text is for people and names the key, the value and what is allowed."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """Return the allowed name most like `name`, or None if none resembles it."""
+    candidates = list(allowed)
+    matches = get_close_matches(name, candidates, n=1, cutoff=0.6) or [c for c in candidates if c.startswith(name)]
+    return matches[0] if matches else None
+
+
+def suggestion(name: str, allowed: Iterable[str], prefix: str = "") -> str:
+    """Return ` Did you mean PREFIXname?` for the nearest allowed name, or an empty text."""
+    match = nearest(name, allowed)
+    return f" Did you mean {prefix}{match}?" if match else ""

@@ -1,0 +1,220 @@
+"""The typed configuration of a run. `Config.from_dict` checks every key and value, `Config.to_dict` is its inverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from zerokit.config import registry
+from zerokit.config.errors import ConfigError
+from zerokit.config.parse import parse_fields, to_plain, unknown_key
+from zerokit.config.registry import Choice
+
+
+@dataclass
+class ZeroConfig:
+    """How the state of the training is divided among the processes."""
+
+    stage: Literal[0, 1, 2, 3] = 2
+    """0 divides nothing, 1 the optimizer state, 2 also the gradients, 3 also the parameters."""
+    units: list[str] = field(default_factory=list)
+    """Modules gathered and reduced together: class names or name patterns such as `blocks.*`; empty means automatic."""
+    min_unit: int = 1_000_000
+    """Parameters of a module below which it is not gathered on its own but stays with what is left over."""
+    prefetch: int = 1
+    """Units gathered ahead of their use (stage 3)."""
+    transport: Literal["auto", "collective", "peer"] = "auto"
+    """How shards travel: `collective` by NCCL or gloo, `peer` by the copy engines between GPUs of one host, with sums in
+    the format in which gradients are stored; auto takes peer where it is possible."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, prefetch=self.prefetch, min_unit=self.min_unit)
+
+
+@dataclass
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = 400
+    """Optimizer steps of the run."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and dropout."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradients; null does not clip."""
+    compile: bool | None = None
+    """Whether the blocks are compiled by torch.compile; null means on a GPU only."""
+    compile_backend: str = "inductor"
+    """Backend of torch.compile."""
+    eval_every: int = 0
+    """Steps between two evaluations on held-out data; 0 evaluates only at the end."""
+    eval_batches: int = 8
+    """Micro batches per process in one evaluation; 0 never evaluates."""
+    cuda_graph: bool = False
+    """Whether whole steps are recorded as a CUDA graph and replayed (GPU only): faster where batches are small."""
+    deterministic: bool = False
+    """Whether only deterministic algorithms are used (slower on a GPU)."""
+    sample_tokens: int = 200
+    """Tokens of text generated at the end (language models); 0 generates none."""
+    max_skips: int = 20
+    """Successive steps that may be skipped for non-finite gradients before the run fails."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, steps=self.steps, log_every=self.log_every, max_skips=self.max_skips)
+        _at_least(
+            0,
+            seed=self.seed,
+            eval_every=self.eval_every,
+            eval_batches=self.eval_batches,
+            sample_tokens=self.sample_tokens,
+        )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, or null not to clip; got {self.clip_norm}.")
+
+
+@dataclass
+class BatchConfig:
+    """Samples per step. global = micro * accumulation * processes; give any part that fixes the rest."""
+
+    global_: int | None = None
+    """Samples per optimizer step over all processes."""
+    micro: int | None = None
+    """Samples per forward pass of one process."""
+    accumulation: int | None = None
+    """Forward and backward passes of one process per optimizer step."""
+
+    def __post_init__(self) -> None:
+        given = {"global": self.global_, "micro": self.micro, "accumulation": self.accumulation}
+        _at_least(1, **{key: value for key, value in given.items() if value is not None})
+
+
+@dataclass
+class LaunchConfig:
+    """The worker processes. Under torchrun or Slurm their number is given from outside."""
+
+    nproc: int | None = None
+    """Processes on this host; null means one per visible GPU, or 2 on a CPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes the GPUs if there are any."""
+    threads: int | None = None
+    """CPU threads per process; null shares the cores among the processes."""
+    timeout_s: float = 600.0
+    """Seconds that a process waits for the others in a collective before the run fails."""
+    max_restarts: int = 0
+    """Times that all workers are started again after a failure."""
+
+    def __post_init__(self) -> None:
+        given = {"nproc": self.nproc, "threads": self.threads}
+        _at_least(1, **{key: value for key, value in given.items() if value is not None})
+        _at_least(0, max_restarts=self.max_restarts)
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s must be above 0, got {self.timeout_s}.")
+
+
+@dataclass
+class StateConfig:
+    """Saving and resuming."""
+
+    every: int = 0
+    """Steps between two saved states; 0 saves none."""
+    keep: int = 3
+    """Saved states that are kept; older ones are deleted."""
+    resume: str = "auto"
+    """`auto` resumes from the newest state in the output folder, `never` does not; or the path of a saved state."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, every=self.every)
+        _at_least(1, keep=self.keep)
+        if self.every:
+            raise ValueError(f"every={self.every}: this version cannot save its state yet; set state.every=0.")
+        if self.resume not in ("auto", "never"):
+            raise ValueError(
+                f"resume={self.resume}: this version cannot resume from a saved state yet; "
+                "set state.resume=auto or never."
+            )
+
+
+@dataclass
+class RunConfig:
+    """How trackers name the run."""
+
+    name: str | None = None
+    """Name of the run; null takes the name of its output folder."""
+    group: str | None = None
+    """Group of runs that belong together, such as a sweep."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find the run by."""
+
+
+@dataclass
+class Config:
+    """Everything a run depends on."""
+
+    zero: ZeroConfig
+    precision: Choice
+    optimizer: Choice
+    scheduler: Choice
+    checkpointing: Choice
+    model: Choice
+    data: Choice
+    tracker: Choice
+    launch: LaunchConfig
+    train: TrainConfig
+    batch: BatchConfig
+    state: StateConfig
+    run: RunConfig
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """Build the configuration from plain values; sections that are missing take their defaults.
+
+        Raises:
+            ConfigError: if a key is unknown, a value has a wrong type or is not allowed, or a group has no choice.
+        """
+        sections = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in sections:
+                raise unknown_key("", key, sections)
+        return cls(**{section: _section(section, values.get(section)) for section in sections})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain dicts, lists and scalars."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+SECTIONS: dict[str, type] = {
+    "zero": ZeroConfig,
+    "launch": LaunchConfig,
+    "train": TrainConfig,
+    "batch": BatchConfig,
+    "state": StateConfig,
+    "run": RunConfig,
+}
+
+
+def _section(section: str, values: Any) -> Any:
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{section}: expected options such as {section}.KEY=VALUE, got {values!r}.")
+    if section in SECTIONS:
+        return parse_fields(SECTIONS[section], values or {}, section)
+    allowed = ", ".join(registry.names(section))
+    if not values or "name" not in values:
+        raise ConfigError(f"{section}.name is missing: choose one with {section}=NAME. Registered: {allowed}.")
+    name = values["name"]
+    if not isinstance(name, str):
+        raise ConfigError(f"{section}.name: expected one of {allowed}, got {name!r}.")
+    options = {key: value for key, value in values.items() if key != "name"}
+    return Choice(name, parse_fields(registry.options_type(section, name), options, section))
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    if isinstance(section, Choice):
+        return {"name": section.name, **to_plain(section.options)}
+    return to_plain(section)
+
+
+def _at_least(minimum: int, **values: float) -> None:
+    for key, value in values.items():
+        if value < minimum:
+            raise ValueError(f"{key} must be at least {minimum}, got {value}.")

@@ -1,0 +1,42 @@
+"""Worker processes: started here on one host, or joined when torchrun or Slurm started them.
+
+Importing this package does not import torch; launching does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zerokit.config.schema import Config
+from zerokit.launch.environment import joined_rank
+
+WORKER = "zerokit.train.worker:run"
+"""Default entry: `run(config: dict, run_dir: str) -> dict`, called in every worker process."""
+
+
+def launch(config: Config, run_dir: Path, entry: str | None = None) -> dict[str, Any]:
+    """Write config.yaml into the output folder, run the entry in every worker, and return the summary of rank 0.
+
+    Args:
+        config: the checked configuration.
+        run_dir: output folder of the job; made if needed.
+        entry: `module:function`, called in each worker as `function(config.to_dict(), str(run_dir))`; default `WORKER`.
+
+    Raises:
+        TrainingFailed: with rank and traceback of the root cause, if a worker failed.
+        ConfigError: if the batch cannot be divided among the processes, or there are fewer GPUs than processes.
+        KeyboardInterrupt: after Ctrl-C; the workers have ended.
+    """
+    from omegaconf import OmegaConf
+
+    entry = entry or WORKER
+    (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
+    if joined_rank() is not None:
+        from zerokit.launch import joined
+
+        return joined.lead(config, run_dir, entry)
+    from zerokit.launch import local
+
+    return local.run(config, run_dir, entry)

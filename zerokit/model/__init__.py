@@ -1,0 +1,1 @@
+"""Models: one file per family, one YAML in `conf/model` per size."""

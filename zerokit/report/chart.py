@@ -1,0 +1,232 @@
+"""Charts as HTML with inline SVG: shapes stretch with the page, text keeps its size."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from html import escape
+
+from zerokit.report.scale import LOG_RATIO, Scale, automatic, format_tick, linear, steps
+
+MAX_POINTS = 500
+LABEL_GAP = 0.075
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of a line chart."""
+
+    label: str
+    color: str
+    """Name of a CSS variable, without the dashes."""
+    points: list[tuple[float, float]]
+    """(step, value); NaN breaks the line."""
+    dots: bool = False
+    """Whether the points are marked; for series of few points."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One stacked bar."""
+
+    label: str
+    parts: list[tuple[str, float]]
+    """(name of the kind, which is also its CSS variable; bytes)."""
+    text: str
+    """What stands at its end."""
+    note: str = ""
+    classes: list[str] = field(default_factory=list)
+
+
+def line_chart(
+    title: str, unit: str, lines: list[Line], zero: bool = False, wide: bool = False, log_above: float = LOG_RATIO
+) -> str:
+    """Return a figure with lines over optimizer steps; an empty text if there is no point.
+
+    Args:
+        title: what is shown.
+        unit: of the values.
+        lines: series; those without points are left out.
+        zero: whether the axis starts at 0.
+        wide: whether the figure takes the whole width of the page.
+        log_above: ratio of the largest to the smallest value above which the axis is logarithmic.
+    """
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return ""
+    values = [value for line in lines for _, value in line.points if not math.isnan(value)]
+    across = steps(step for line in lines for step, _ in line.points)
+    up = linear(values, zero=True) if zero else automatic(values, log_above)
+    shapes = "".join(_shape(line, across, up) for line in lines)
+    classes = " ".join(["chart", *["wide"] * wide, *["named"] * (len(lines) > 1)])
+    return f"""<figure class="{classes}">
+<figcaption><b>{escape(title)}</b> <span>{escape(unit)}{", log scale" if up.logarithmic else ""}</span></figcaption>
+<div class="frame" role="img" aria-label="{escape(_describe(title, unit, lines))}">
+<div class="y">{_ticks(up, "bottom")}</div>
+<div class="plot">{_grid(up)}<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">{shapes}</svg>
+{_dots(lines, across, up)}{_labels(lines, up)}<div class="hair" hidden></div><div class="tip" hidden></div></div>
+<div class="x">{_ticks(across, "left")}</div>
+</div>
+{_keys(lines)}{_caption(lines)}<script type="application/json">{_data(lines, across)}</script>
+</figure>"""
+
+
+def bar_chart(title: str, unit: str, bars: list[Bar], labels: dict[str, str]) -> str:
+    """Return a figure with horizontal stacked bars on one scale that starts at 0.
+
+    Args:
+        title: what is shown.
+        unit: what the bars add up.
+        bars: from top to bottom.
+        labels: kinds, in the order of the legend, with their names for people.
+    """
+    longest = max((sum(size for _, size in bar.parts) for bar in bars), default=0) or 1
+    legend = "".join(_key(kind, name) for kind, name in labels.items())
+    rows = "".join(_bar(bar, longest, labels) for bar in bars)
+    return f"""<figure class="bars">
+<figcaption><b>{escape(title)}</b> <span>{escape(unit)}</span></figcaption>
+<ul class="legend">{legend}</ul>
+<div class="rows">{rows}</div>
+</figure>"""
+
+
+def _bar(bar: Bar, longest: float, labels: dict[str, str]) -> str:
+    shapes, place = [], 0.0
+    for kind, size in bar.parts:
+        width = size / longest * 100
+        shapes.append(f'<rect x="{place:.3f}%" width="{width:.3f}%" height="100%" style="fill:var(--{kind})"/>')
+        place += width
+    total = f"{place:.3f}%"
+    note = f" <span>{escape(bar.note)}</span>" if bar.note else ""
+    return f"""<div class="{" ".join(["row", *bar.classes])}"><span class="name">{escape(bar.label)}</span>
+<svg height="18" role="img" aria-label="{escape(f"{bar.label}: {bar.text}")}"><g>{"".join(shapes)}</g>\
+<line x1="{total}" x2="{total}" y1="0" y2="18"/></svg>
+<span class="value">{escape(bar.text)}{note}</span></div>"""
+
+
+def _shape(line: Line, across: Scale, up: Scale) -> str:
+    path, pen = [], "M"
+    for step, value in thin(line.points):
+        if not _drawable(value, up):
+            pen = "M"
+            continue
+        path.append(f"{pen}{across.at(step) * 1000:.1f} {(1 - up.at(value)) * 1000:.1f}")
+        pen = "L"
+    return f'<path d="{"".join(path)}" style="stroke:var(--{line.color})"/>'
+
+
+def thin(points: list[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """Return at most about `limit` points, keeping the lowest and highest of each stretch and every gap (NaN)."""
+    if len(points) <= limit:
+        return points
+    stretch = math.ceil(len(points) / (limit // 2))
+    kept: list[tuple[float, float]] = []
+    for start in range(0, len(points), stretch):
+        part = points[start : start + stretch]
+        finite = [point for point in part if not math.isnan(point[1])]
+        gap = [point for point in part if math.isnan(point[1])][:1]
+        extremes = [min(finite, key=lambda p: p[1]), max(finite, key=lambda p: p[1])] if finite else []
+        kept += sorted({*extremes, *gap}, key=lambda point: point[0])
+    return kept if math.isnan(points[-1][1]) or kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _drawable(value: float, up: Scale) -> bool:
+    return not math.isnan(value) and (value > 0 or not up.logarithmic)
+
+
+def _ticks(scale: Scale, side: str) -> str:
+    places = zip(scale.ticks, scale.labels(), strict=True)
+    return "".join(f'<span style="{side}:{scale.at(tick) * 100:.2f}%">{label}</span>' for tick, label in places)
+
+
+def _grid(up: Scale) -> str:
+    return "".join(f'<i style="bottom:{up.at(tick) * 100:.2f}%"></i>' for tick in up.ticks)
+
+
+def _dots(lines: list[Line], across: Scale, up: Scale) -> str:
+    """Mark the points of short series, and single points, which a line cannot show."""
+    dots = []
+    for line in lines:
+        if line.dots or len(line.points) == 1:
+            for step, value in line.points:
+                if _drawable(value, up):
+                    place = f"left:{across.at(step) * 100:.2f}%;bottom:{up.at(value) * 100:.2f}%"
+                    dots.append(f'<b class="dot" style="{place};background:var(--{line.color})"></b>')
+    return "".join(dots)
+
+
+def _labels(lines: list[Line], up: Scale) -> str:
+    """Write each line's last value (and its name where there are several) at its end, apart from each other."""
+    ends = []
+    for line in lines:
+        finite = [value for _, value in line.points if _drawable(value, up)]
+        if finite:
+            ends.append((up.at(finite[-1]), finite[-1], line))
+    ends.sort(key=lambda end: end[0])
+    texts, floor = [], -math.inf
+    for place, value, line in ends:
+        place = max(place, floor)
+        floor = place + LABEL_GAP
+        name = f"<span>{escape(line.label)} </span>" if len(lines) > 1 else ""
+        style = f"bottom:{place * 100:.2f}%;--ink:var(--{line.color})"
+        texts.append(f'<span class="end" style="{style}">{name}<b>{format_value(value)}</b></span>')
+    return "".join(texts)
+
+
+def format_value(value: float) -> str:
+    """Return a value of a chart in about four digits."""
+    if not math.isfinite(value):
+        return "not finite"
+    if value == int(value) or not 0.1 <= abs(value) < 100:
+        return format_tick(value)
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def _keys(lines: list[Line]) -> str:
+    """Return the legend of a chart with several lines, for narrow pages that have no room for names at their ends."""
+    if len(lines) < 2:
+        return ""
+    items = "".join(_key(line.color, line.label) for line in lines)
+    return f'<ul class="legend keys">{items}</ul>'
+
+
+def _key(color: str, name: str) -> str:
+    return f'<li><i style="background:var(--{color})"></i>{escape(name)}</li>'
+
+
+def _caption(lines: list[Line]) -> str:
+    notes = []
+    for line in lines:
+        broken = [step for step, value in line.points if math.isnan(value)]
+        if broken:
+            count = "1 value" if len(broken) == 1 else f"{len(broken)} values"
+            notes.append(f"{line.label}: {count} not finite, the first at step {broken[0]:g}.")
+    return f'<p class="warn">{escape(" ".join(notes))}</p>' if notes else ""
+
+
+def _describe(title: str, unit: str, lines: list[Line]) -> str:
+    parts = []
+    for line in lines:
+        finite = [(step, value) for step, value in line.points if not math.isnan(value)]
+        if finite:
+            (first, start), (last, end) = finite[0], finite[-1]
+            span = f"from {format_value(start)} at step {first:g} to {format_value(end)} at step {last:g}"
+            parts.append(f"{line.label} {span}")
+    return f"{title} in {unit}: {'; '.join(parts) or 'no finite value'}."
+
+
+def _data(lines: list[Line], across: Scale) -> str:
+    """Return the points for the pointer's read-out, as JSON that cannot end its script element."""
+    series = [
+        {
+            "label": line.label,
+            "color": line.color,
+            "points": [
+                [round(across.at(step), 4), step, None if math.isnan(value) else format_value(value)]
+                for step, value in thin(line.points)
+            ],
+        }
+        for line in lines
+    ]
+    return json.dumps(series, separators=(",", ":")).replace("<", "\\u003c")

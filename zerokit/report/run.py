@@ -1,0 +1,91 @@
+"""The files of a run, read for the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zerokit.train.metrics import read_metrics
+
+FILES = ("metrics.jsonl", "summary.json", "config.yaml")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known about a run."""
+
+    directory: Path
+    """Output folder."""
+    config: dict[str, Any]
+    """Contents of config.yaml, empty if it is missing or unreadable."""
+    summary: dict[str, Any]
+    """Contents of summary.json, empty if it is missing or unreadable."""
+    rows: list[dict[str, Any]]
+    """Rows of metrics.jsonl."""
+
+    @property
+    def status(self) -> str:
+        """finished, failed or interrupted; "unfinished" while there is no summary."""
+        return str(self.summary.get("status") or "unfinished")
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """Return (step, value) of one metric by rising step; of a step that was logged again, the last value counts.
+
+        Values that are not finite come as NaN.
+        """
+        values: dict[float, float] = {}
+        for row in self.rows:
+            step, value = row.get("trainer/step"), row.get(name)
+            if _is_number(step) and _is_number(value) and math.isfinite(step):
+                values[step] = float(value) if math.isfinite(value) else math.nan
+        return sorted(values.items())
+
+    def last(self, name: str) -> float | None:
+        """Return the last finite value of a metric, or None."""
+        values = [value for _, value in self.series(name) if not math.isnan(value)]
+        return values[-1] if values else None
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a section of the summary or, where it has none, an empty dict."""
+        value = self.summary.get(name)
+        return value if isinstance(value, dict) else {}
+
+    def choice(self, group: str) -> str | None:
+        """Return the name that the config chose in a group."""
+        value = self.config.get(group)
+        return str(value["name"]) if isinstance(value, dict) and value.get("name") is not None else None
+
+
+def load_run(directory: Path) -> Run:
+    """Read the files of a run.
+
+    Raises:
+        FileNotFoundError: if the folder holds none of them.
+    """
+    if not any((directory / name).is_file() for name in FILES):
+        raise FileNotFoundError(f"{directory} is no folder of a run: it holds none of {', '.join(FILES)}.")
+    return Run(
+        directory,
+        _read(directory / "config.yaml", yaml.safe_load, yaml.YAMLError),
+        _read(directory / "summary.json", json.loads, json.JSONDecodeError),
+        read_metrics(directory / "metrics.jsonl"),
+    )
+
+
+def _read(path: Path, parse: Any, error: type[Exception]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = parse(path.read_text(encoding="utf-8", errors="replace"))
+    except error:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

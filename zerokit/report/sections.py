@@ -1,0 +1,110 @@
+"""The sections of the report from top to bottom: functions from a run to HTML, empty if there is nothing to show.
+
+A new section is a function added to `SECTIONS`. Everything that comes from a run goes through `escape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+from zerokit.report.chart import Bar, Line, bar_chart, format_value, line_chart
+from zerokit.report.header import header
+from zerokit.report.run import Run
+from zerokit.report.tables import config_table, data_table, key_figures
+from zerokit.train.metrics import format_bytes, printable
+
+STATES = {"parameters": "parameters", "gradients": "gradients", "optimizer": "optimizer states"}
+KINDS = {**STATES, "other": "the rest"}
+MAX_RANKS = 16
+
+
+def loss(run: Run) -> str:
+    """Training and held-out loss, in bits per byte where they are known."""
+    bits = bool(run.series("train/bits_per_byte"))
+    metric = "bits_per_byte" if bits else "loss"
+    lines = [
+        Line("training", "first", run.series(f"train/{metric}")),
+        Line("held out", "second", run.series(f"eval/{metric}"), dots=True),
+    ]
+    unit = "bits per byte" if bits else str(run.summary.get("loss_unit") or "as the model computes it")
+    return line_chart("Loss", unit, lines, wide=True, log_above=2.5)
+
+
+def curves(run: Run) -> str:
+    """Learning rate, throughput, gradient norm, step time, loss scale: small charts side by side."""
+    charts = (
+        line_chart("Learning rate", "per step", [Line("learning rate", "first", run.series("optim/lr"))], zero=True),
+        line_chart("Throughput", "tokens/s, all ranks", [_line(run, "perf/tokens_per_sec")], zero=True),
+        line_chart("Gradient norm", "before clipping", [_line(run, "train/grad_norm")]),
+        line_chart("Step time", "s", [_line(run, "perf/step_time_s")], zero=True),
+        line_chart("Loss scale", "fp16", [_line(run, "precision/loss_scale")]),
+        line_chart("Model FLOPS utilisation", "% of the peak", [_line(run, "perf/mfu_pct")], zero=True),
+        _memory_curve(run),
+    )
+    return "".join(charts)
+
+
+def memory(run: Run) -> str:
+    """Memory of each rank by kind, and what its model states would have taken at stage 0."""
+    ranks = [row for row in run.summary.get("memory") or [] if isinstance(row, dict)]
+    if not ranks:
+        return ""
+    stage0 = run.section("stage0")
+    shown = sorted(range(len(ranks)), key=lambda rank: -_sum(ranks[rank], KINDS))[:MAX_RANKS]
+    shown.sort()
+    states = [_bar(f"rank {rank}", ranks[rank], STATES) for rank in shown]
+    if stage0:
+        ratio = _sum(stage0, STATES) / max(1.0, max(_sum(row, STATES) for row in ranks))
+        states.append(_bar("stage 0", stage0, STATES, f"{ratio:.2f}×", ["reference"]))
+    whole = [_bar(f"rank {rank}", ranks[rank], KINDS) for rank in shown]
+    more = f"<p>The {MAX_RANKS} fullest of {len(ranks)} ranks.</p>" if len(ranks) > MAX_RANKS else ""
+    return f"""<section id="memory"><h2>Memory</h2>{more}<div class="charts">
+{bar_chart("Model states", "of each rank, against what stage 0 needs on every rank", states, STATES)}
+{bar_chart("Peak", "of each rank, with activations and buffers", whole, KINDS)}
+</div></section>"""
+
+
+def sample(run: Run) -> str:
+    """Text generated at the end."""
+    text = run.summary.get("sample")
+    if not text:
+        return ""
+    return f'<section id="sample"><h2>Generated text</h2><pre>{escape(printable(str(text)))}</pre></section>'
+
+
+def figures(run: Run) -> str:
+    """All loss and speed charts."""
+    content = loss(run) + curves(run)
+    if not content:
+        return '<section><p class="empty">No step has been logged yet.</p></section>'
+    return f'<section id="curves"><h2>Training</h2><div class="charts">{content}</div></section>'
+
+
+SECTIONS: list[Callable[[Run], str]] = [header, key_figures, figures, memory, sample, config_table, data_table]
+
+
+def _line(run: Run, name: str) -> Line:
+    return Line(name.partition("/")[2].replace("_", " "), "first", run.series(name))
+
+
+def _memory_curve(run: Run) -> str:
+    """Peak memory over time, only where it moves: the memory section shows the end."""
+    lines = [
+        Line("highest", "first", run.series("memory/max_allocated_gib")),
+        Line("lowest", "third", run.series("memory/min_allocated_gib")),
+    ]
+    texts = {format_value(value) for line in lines for _, value in line.points}
+    if len(texts) <= 2 and run.summary.get("memory"):
+        return ""
+    return line_chart("Memory", "GiB, peak of the ranks", lines, zero=True)
+
+
+def _bar(label: str, row: dict[str, Any], kinds: dict[str, str], note: str = "", classes: Sequence[str] = ()) -> Bar:
+    parts = [(kind, float(row.get(kind) or 0)) for kind in kinds]
+    return Bar(label, parts, format_bytes(_sum(row, kinds)), note, list(classes))
+
+
+def _sum(row: dict[str, Any], kinds: dict[str, str]) -> float:
+    return sum(float(row.get(kind) or 0) for kind in kinds)

@@ -1,0 +1,81 @@
+"""A whole training step as one CUDA graph: forward, backward, collectives and update without the host.
+
+Pays where the host cannot issue kernels as fast as the GPU runs them (small batches). Source: NVIDIA, CUDA Programming
+Guide, "CUDA Graphs"; PyTorch, `torch.cuda.graph`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from zerokit.comm.stream import COMPUTE
+from zerokit.zero.engine import Engine
+
+Batch = tuple[Tensor, ...]
+WARMUP = 4
+"""Steps run one by one first: they compile, allocate, and record the order of gathers and reductions."""
+
+
+class CapturedStep:
+    """Runs training steps of equal shapes; after `WARMUP` of them, as replays of one recorded step.
+
+    [Note: what a replay assumes] The slots must hold at its start what they hold at its end. They do, because every
+    step leaves the first units of the recorded order gathered, and nothing between steps but reading uses the slots.
+    Values that change from step to step (learning rate, loss scale, step count) are tensors on the device. Events from
+    before the recording mean nothing inside it and the other way round, so all are dropped at its start and end, with
+    the side streams forked from and joined to the recording stream.
+
+    Args:
+        engine: on a GPU. step: micro-batches → loss (0-dim); calls `engine`, `backward` and `step`.
+    """
+
+    def __init__(self, engine: Engine, step: Callable[[Sequence[Batch]], Tensor]):
+        if engine.device.type != "cuda":
+            raise ValueError(
+                f"train.cuda_graph=true needs a GPU; this rank computes on {engine.device.type}. Set it to false."
+            )
+        self._engine, self._step = engine, step
+        self._stream = torch.cuda.Stream(engine.device, priority=COMPUTE)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Batch] = []
+        self._loss: Tensor | None = None
+
+    def __call__(self, batches: Sequence[Batch]) -> Tensor:
+        """The step's loss (0-dim), overwritten by the next call."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            loss = self._run(batches)
+        current.wait_stream(self._stream)
+        return loss
+
+    def _run(self, batches: Sequence[Batch]) -> Tensor:
+        self._calls += 1
+        if self._calls <= WARMUP:
+            return self._step(batches)
+        if self._graph is None:
+            self._capture(batches)
+        for mine, theirs in zip(self._inputs, batches, strict=True):
+            torch._foreach_copy_(list(mine), list(theirs))
+        self._graph.replay()
+        return self._loss
+
+    def _capture(self, batches: Sequence[Batch]) -> None:
+        engine = self._engine
+        self._inputs = [tuple(t.clone() for t in batch) for batch in batches]
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        engine.forget_events()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (NCCL's watchdog) may query events meanwhile.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            engine.comm.fork()
+            self._loss = self._step(self._inputs)
+            engine.comm.join()
+        engine.forget_events()
+        self._graph = graph

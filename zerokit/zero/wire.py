@@ -1,0 +1,225 @@
+"""Ways for the gradients of a unit from every rank to the shard of its owner. Both leave the host free.
+
+`CollectiveWire` copies gradients into one flat buffer and lets NCCL or gloo reduce-scatter it. `PeerWire` sends each
+slice straight from where autograd left it into its owner's memory, by the copy engines of the GPUs of one host, and the
+owner adds in the format of the stored gradients: no flat copy, no SM taken from the backward pass, and bf16 on the wire
+with fp32 sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zerokit.comm import Communicator
+from zerokit.comm.peer import PeerMemory
+from zerokit.zero.placement import Collective
+from zerokit.zero.storage import Storage, largest_by_ring, ring_of
+from zerokit.zero.unit import Slot, Unit
+
+Gradients = Sequence[Tensor | None]
+
+
+class CollectiveWire:
+    """Reductions through flat buffers of `storage.wires`, which units take turns in."""
+
+    def __init__(self, storage: Storage, comm: Communicator):
+        self._storage, self._comm = storage, comm
+        self._turn = dict.fromkeys(storage.wires, 0)
+        self._views: dict[tuple[int, Unit], list[Tensor]] = {}
+
+    def scatter(self, unit: Unit, gradients: Gradients, accumulate: bool) -> None:
+        """Sum `gradients` over the ranks into (or onto) the unit's shard."""
+        wire = self._next(unit)
+        self.write(unit, gradients, wire.buffer, accumulate=False)
+        self._send(unit, wire, Collective.REDUCE_SCATTER, unit.gradient, accumulate)
+
+    def reduce(self, unit: Unit, collective: Collective) -> None:
+        """Sum the unit's whole stored gradients over the ranks, by all-reduce or reduce-scatter."""
+        full = unit.gradient
+        result = full if collective is Collective.ALL_REDUCE else self._storage.own(unit, full)
+        if not self._storage.wires:  # stored as they travel: reduced where they lie
+            self._send(unit, Slot(full), collective, result, accumulate=False)
+            return
+        wire = self._next(unit)
+        wire.buffer[: unit.layout.total].copy_(full)
+        self._send(unit, wire, collective, result, accumulate=False)
+
+    def write(self, unit: Unit, gradients: Gradients, buffer: Tensor, accumulate: bool) -> None:
+        """Put (or add) gradients into a whole flat buffer, zeros for those that are missing."""
+        key = (buffer.data_ptr(), unit)
+        if key not in self._views:
+            self._views[key] = unit.views(buffer)
+        pairs = list(zip(self._views[key], gradients, strict=True))
+        missing = [view for view, gradient in pairs if gradient is None]
+        if missing and not accumulate:
+            torch._foreach_zero_(missing)
+        present = [(view, gradient) for view, gradient in pairs if gradient is not None]
+        if present:
+            apply = torch._foreach_add_ if accumulate else torch._foreach_copy_
+            apply(*map(list, zip(*present, strict=True)))
+
+    def forget_events(self) -> None:
+        """Drop the events of the buffers, which are done."""
+        for ring in self._storage.wires.values():
+            for slot in ring:
+                slot.free = None
+
+    def _next(self, unit: Unit) -> Slot:
+        kind = ring_of(unit)
+        ring = self._storage.wires[kind]
+        slot = ring[self._turn[kind] % len(ring)]
+        self._turn[kind] += 1
+        self._comm.compute.wait(slot.free)
+        if slot.owner is not None and slot.owner.layout != unit.layout:
+            slot.buffer.zero_()  # padding must be zero, and lay elsewhere
+        slot.owner = unit
+        return slot
+
+    def _send(self, unit: Unit, wire: Slot, collective: Collective, result: Tensor, accumulate: bool) -> None:
+        full = wire.buffer[: unit.layout.total]
+        written = self._comm.compute.record()
+        with self._comm.reductions as stream:
+            stream.wait(written)
+            if collective is Collective.ALL_REDUCE:
+                self._comm.all_reduce(full)
+                reduced = full
+            else:
+                direct = not accumulate and result.dtype == full.dtype
+                reduced = result if direct else self._storage.own(unit, full)
+                self._comm.reduce_scatter(reduced, full)
+            if accumulate:
+                result.add_(reduced)
+            elif reduced.data_ptr() != result.data_ptr():
+                result.copy_(reduced)
+            wire.free = stream.record()
+
+
+@dataclass
+class _Landing:
+    """Where the slices of one unit land on every rank; used by one unit after the other.
+
+    start: first element in the peer memory. size: elements per sender. held: gradients that are still being read.
+    """
+
+    start: int
+    size: int
+    free: object = None
+    held: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Elements `[start, stop)` of parameter `index`, and where they begin in the shard of their owner."""
+
+    index: int
+    start: int
+    stop: int
+    place: int
+
+
+class PeerWire:
+    """Reductions through the peer memory of the GPUs of one host.
+
+    [Note: one barrier per unit] Every rank sends the slices of unit i, passes barrier i, and adds what landed. Whoever
+    has passed barrier i knows that all ranks have added unit i - 1, as their streams are in order: the landing place
+    that unit i + 1 takes, last used by unit i - 1 (or one before it), is free on every rank.
+    """
+
+    def __init__(self, storage: Storage, comm: Communicator, memory: PeerMemory, ways: int):
+        self._storage, self._comm, self._memory = storage, comm, memory
+        self._rings: dict[str, list[_Landing]] = {}
+        start = 0
+        for kind, size in _landing_sizes(storage, comm.world):
+            self._rings[kind] = []
+            for _ in range(ways):
+                self._rings[kind].append(_Landing(start, size))
+                start += size * (comm.world - 1)
+        self._turn = dict.fromkeys(self._rings, 0)
+        self._plans = {unit: [_plan(unit, rank) for rank in range(comm.world)] for unit in storage.trainable}
+
+    @staticmethod
+    def elements(storage: Storage, world: int, ways: int) -> int:
+        """Elements of peer memory needed."""
+        return sum(size for _, size in _landing_sizes(storage, world)) * (world - 1) * ways
+
+    def scatter(self, unit: Unit, gradients: Gradients, accumulate: bool) -> None:
+        """Sum `gradients` over the ranks into (or onto) the unit's shard."""
+        ring = self._rings[ring_of(unit)]
+        landing = ring[self._turn[ring_of(unit)] % len(ring)]
+        self._turn[ring_of(unit)] += 1
+        self._comm.compute.wait(landing.free)
+        pairs = zip(gradients, unit.parameters, strict=True)
+        flat = [(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in pairs]
+        landing.held = flat
+        written = self._comm.compute.record()
+        with self._comm.reductions as stream:
+            stream.wait(written)
+            self._send(unit, flat, landing)
+            self._memory.barrier()
+            self._add(unit, flat, landing, accumulate)
+            landing.free = stream.record()
+        self._comm.count("reduce_scatter", unit.layout.total * flat[0].element_size())
+
+    def forget_events(self) -> None:
+        """Drop the events of the landing places, which are done, and the gradients held for them."""
+        for ring in self._rings.values():
+            for landing in ring:
+                landing.free, landing.held = None, []
+
+    def _send(self, unit: Unit, flat: list[Tensor], landing: _Landing) -> None:
+        world, rank = self._comm.world, self._comm.rank
+        for distance in range(1, world):
+            owner = (rank + distance) % world
+            start = landing.start + _sender(rank, owner, world) * landing.size
+            for piece in self._plans[unit][owner]:
+                place = start + piece.place
+                target = self._memory.peers[owner][place : place + piece.stop - piece.start]
+                target.copy_(flat[piece.index][piece.start : piece.stop])
+
+    def _add(self, unit: Unit, flat: list[Tensor], landing: _Landing, accumulate: bool) -> None:
+        world, rank = self._comm.world, self._comm.rank
+        plan = self._plans[unit][rank]
+        if not plan:
+            return
+        mine = [flat[p.index][p.start : p.stop] for p in plan]
+        sums = shards = [unit.gradient[p.place : p.place + p.stop - p.start] for p in plan]
+        landed = [self._landed(plan, landing, sender) for sender in range(world) if sender != rank]
+        if len(landed) == 1 and not accumulate and shards[0].dtype == mine[0].dtype:
+            for shard, own, other in zip(shards, mine, landed[0], strict=True):
+                torch.add(own, other, out=shard)  # one pass; the only rounding is that of the sum
+            return
+        rounds = not accumulate and len(landed) > 1 and shards[0].dtype != torch.float32
+        if rounds:  # more than one addition: round once, at the end
+            sums = [torch.empty_like(s, dtype=torch.float32) for s in shards]
+        (torch._foreach_add_ if accumulate else torch._foreach_copy_)(sums, mine)
+        for slices in landed:
+            torch._foreach_add_(sums, slices)
+        if rounds:
+            torch._foreach_copy_(shards, sums)
+
+    def _landed(self, plan: list[_Slice], landing: _Landing, sender: int) -> list[Tensor]:
+        start = landing.start + _sender(sender, self._comm.rank, self._comm.world) * landing.size
+        return [self._memory.local[start + p.place : start + p.place + p.stop - p.start] for p in plan]
+
+
+def _landing_sizes(storage: Storage, world: int) -> list[tuple[str, int]]:
+    return [(kind, total // world) for kind, total in largest_by_ring(storage.trainable).items()]
+
+
+def _sender(sender: int, owner: int, world: int) -> int:
+    """Which of the owner's `world - 1` landing rows a sender writes to."""
+    return (sender - owner - 1) % world
+
+
+def _plan(unit: Unit, rank: int) -> list[_Slice]:
+    start, stop = unit.layout.shard_range(rank)
+    found = []
+    for index in range(len(unit.parameters)):
+        part, begin = unit.layout.overlap(index, start, stop)
+        if len(part):
+            found.append(_Slice(index, part.start, part.stop, begin - start))
+    return found
