@@ -48,6 +48,12 @@ class WeightReader:
         weight = unit.weight if whole else unit.shard
         return self._master.load(weight, extra), whole
 
+    def _begin(self) -> None:
+        """Wait until every rank has written its shards and no other gather is under way."""
+        self._gatherer.settle()
+        self._gatherer.finish()
+        self._comm.fence()
+
     def whole_unit(self, unit: Unit) -> Tensor:
         """The unit's whole fp32 master weights (layout.total,). A collective."""
         value, whole = self._master_shard(unit)
@@ -59,7 +65,7 @@ class WeightReader:
 
     def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names and whole fp32 values, sorted by name."""
-        self._gatherer.settle()
+        self._begin()
         unit_now, views = None, []
         for name, unit, index in self._named:
             if unit is not unit_now:
@@ -77,8 +83,8 @@ class WeightReader:
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Point every parameter at whole weights of its own for the time of the block."""
+        self._begin()
         if not self._storage.weight_slots:
-            self._gatherer.settle()
             yield
             return
         buffers = []
