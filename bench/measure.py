@@ -75,6 +75,8 @@ def run(system: System, batches: Batches, warmup: int, steps: int, device: torch
     _synchronise(device)
     window_s = time.perf_counter() - began
     memory = start_peak | _memory(device)
+    for kind in set(memory) - {"device_gib"}:
+        memory[kind] += system.unseen_bytes() / GIB
     return Window(marks.milliseconds(), issued, window_s, losses, warmup_s, memory)
 
 

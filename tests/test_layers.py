@@ -27,8 +27,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": BASE | {"cli", "train"},
 }
-"""What each package may import. launch starts the worker of train by name; train.metrics and train.summary know the files
-of a run's folder and import no torch."""
+"""What each package may import. launch starts the worker of train by name; train.metrics and train.summary know the
+files of a run's folder and import no torch."""
 
 TORCH_FREE = ("cli", "config")
 

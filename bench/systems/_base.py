@@ -80,6 +80,10 @@ class System(ABC):
     def update(self) -> None:
         """Clip the gradients and apply the optimizer."""
 
+    def unseen_bytes(self) -> int:
+        """Device memory that the system holds outside PyTorch's allocator; counted as allocated."""
+        return 0
+
     def close(self) -> None:
         """Called once after the last step."""
         return None

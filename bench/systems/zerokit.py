@@ -44,6 +44,9 @@ class Zerokit(System):
         self.engine.backward(loss)
         return loss.detach()
 
+    def unseen_bytes(self) -> int:
+        return self.engine.comm.shared_bytes
+
     def update(self) -> None:
         self.engine.step()
 

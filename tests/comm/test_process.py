@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from zerokit.config.schema import LaunchConfig
 from zerokit.comm import process
+from zerokit.config.schema import LaunchConfig
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zerokit.config.schema import Config
 from zerokit.comm import process
+from zerokit.config.schema import Config
 
 
 def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:

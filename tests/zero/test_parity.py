@@ -90,8 +90,9 @@ BF16 = dict(compute=torch.bfloat16, master="split")
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("reduce", [torch.float32, torch.bfloat16])
 def test_bf16_stages_agree(accumulation, reduce):
-    # With two ranks each sum over the ranks has one rounding at every stage. Where micro-batches are added first and the
-    # sums rounded to bf16 afterwards (stages 0, 1), up to 2**-8 of a gradient differs; Adam makes that 2 * lr per step
+    # With two ranks each sum over the ranks has one rounding at every stage. Where micro-batches are added first and
+    # the sums rounded to bf16 afterwards (stages 0, 1), up to 2**-8 of a gradient differs; with Adam that is at most
+    # 2 * lr per step
     case = Case(steps=4, accumulation=accumulation, reduce=reduce, **BF16)
     mine = run_ranks(outcome, 2, case)[0]
     assert mine[0]["sha256"] == mine[1]["sha256"]

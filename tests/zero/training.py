@@ -54,8 +54,16 @@ def make_engine(case: Case, stage: int, **extra: Any) -> Engine:
             block.forward = case.wrap(block.forward, index)
     numerics = Numerics(case.compute, case.master, case.accumulate, case.reduce)
     device = torch.device("cuda", torch.cuda.current_device()) if case.cuda else torch.device("cpu")
-    values = dict(stage=stage, comm=Communicator(device), numerics=numerics, groups=GROUPS,
-                  accumulation=case.accumulation, clip_norm=case.clip_norm, units=case.units, prefetch=case.prefetch)  # fmt: skip
+    values = {
+        "stage": stage,
+        "comm": Communicator(device),
+        "numerics": numerics,
+        "groups": GROUPS,
+        "accumulation": case.accumulation,
+        "clip_norm": case.clip_norm,
+        "units": case.units,
+        "prefetch": case.prefetch,
+    }
     return Engine(model, make_optimizer(case.optimizer, **case.options), **(values | extra))
 
 

@@ -94,7 +94,7 @@ class Communicator:
         _all_gather(full, shard, group=self._gather_group)
 
     def reduce_scatter(self, shard: Tensor, full: Tensor) -> None:
-        """Sum `full` (world × n,) over the ranks and leave this rank's part in `shard` (n,), which may lie in `full`."""
+        """Sum `full` (world × n,) over the ranks; this rank's part goes to `shard` (n,), which may lie in `full`."""
         self.count("reduce_scatter", full.nbytes)
         _reduce_scatter(shard, full, group=self._reduce_group)
 

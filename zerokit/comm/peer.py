@@ -1,4 +1,4 @@
-"""Memory that the other GPUs of a host reach directly: transfers by the copy engines, which take no SM from the compute."""
+"""Memory that the other GPUs of a host reach directly: transfers by copy engines, which take no SM from the compute."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PeerMemory(ABC):
         return tensor.untyped_storage().data_ptr() == self.local.untyped_storage().data_ptr()
 
     def all_gather(self, full: Tensor, shard: Tensor) -> None:
-        """Copy every rank's part into `full` (world × n,); `shard` (n,) is this rank's, in `local` or in `full` itself."""
+        """Copy every rank's part into `full` (world × n,); `shard` (n,) is this rank's, in `local` or in `full`."""
         count = shard.numel()
         inside = self.holds(full)
         first = full.storage_offset() if inside else shard.storage_offset()

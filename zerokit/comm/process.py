@@ -11,9 +11,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from zerokit.config.schema import LaunchConfig
 from zerokit.comm.store import connect
 from zerokit.comm.stream import compute_first
+from zerokit.config.schema import LaunchConfig
 
 _store: dist.Store | None = None
 

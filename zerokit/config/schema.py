@@ -24,8 +24,8 @@ class ZeroConfig:
     prefetch: int = 1
     """Units gathered ahead of their use (stage 3)."""
     transport: Literal["auto", "collective", "peer"] = "auto"
-    """How shards travel: `collective` by NCCL or gloo, `peer` by the copy engines between GPUs of one host, with sums in
-    the format in which gradients are stored; auto takes peer where it is possible."""
+    """How shards travel: `collective` by NCCL or gloo, `peer` by the copy engines between GPUs of one host, with sums
+    in the format in which gradients are stored; auto takes peer where it is possible."""
 
     def __post_init__(self) -> None:
         _at_least(0, prefetch=self.prefetch, min_unit=self.min_unit)

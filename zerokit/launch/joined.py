@@ -17,10 +17,10 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
-from zerokit.config.batch import resolve_batch
-from zerokit.config.schema import Config
 from zerokit.comm import process
 from zerokit.comm.store import connect
+from zerokit.config.batch import resolve_batch
+from zerokit.config.schema import Config
 from zerokit.launch.worker import call
 
 PATIENCE = timedelta(hours=1)

@@ -25,6 +25,7 @@ from zerokit.config.checks import CPU_PROCESSES
 from zerokit.config.errors import ConfigError
 from zerokit.launch.errors import TrainingFailed
 from zerokit.launch.worker import work
+from zerokit.train.summary import mark_failed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 ELASTIC_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
@@ -86,7 +87,9 @@ def run(config: schema.Config, run_dir: Path, entry: str) -> dict[str, Any]:
         try:
             return elastic_launch(elastic, work)(entry, config.to_dict(), str(run_dir))[0] or {}
         except ChildFailedError as error:
-            raise TrainingFailed(_describe(error, processes, run_dir)) from None
+            described = _describe(error, processes, run_dir)
+            mark_failed(run_dir, described.splitlines()[0])
+            raise TrainingFailed(described) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None

@@ -18,7 +18,8 @@ class DecayOptions:
 class Optimizer:
     """An elementwise optimizer: how it changes one element, given what all elements share.
 
-    Subclasses define `state_names` and the pure functions `scalars` and `update`. See `zerokit.zero.update.Elementwise`.
+    Subclasses define `state_names` and the pure functions `scalars` and `update`, as `zerokit.zero.update.Elementwise`
+    describes them.
     """
 
     state_names: tuple[str, ...] = ()

@@ -1,5 +1,5 @@
-"""Stochastic gradient descent with momentum: Sutskever et al., "On the importance of initialization and momentum", 2013,
-in the form of `torch.optim.SGD`."""
+"""Stochastic gradient descent with momentum: Sutskever et al., "On the importance of initialization and momentum",
+2013, in the form of `torch.optim.SGD`."""
 
 from __future__ import annotations
 

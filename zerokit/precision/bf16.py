@@ -1,4 +1,4 @@
-"""bfloat16 computation with exact fp32 master weights: Kalamkar et al., "A Study of BFLOAT16 for Deep Learning", 2019."""
+"""bf16 computation with exact fp32 master weights: Kalamkar et al., "A Study of BFLOAT16 for Deep Learning", 2019."""
 
 from __future__ import annotations
 

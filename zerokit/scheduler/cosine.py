@@ -1,4 +1,4 @@
-"""Half a cosine from the peak to the final learning rate: Loshchilov and Hutter, "SGDR", 2017, equation 5, one cycle."""
+"""Half a cosine from the peak to the final learning rate: Loshchilov and Hutter, "SGDR", 2017, equation 5."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def build(options: WSDOptions, total_steps: int) -> Schedule:
     decay = in_steps("scheduler.decay", options.decay, total_steps)
     if warmup + decay > total_steps:
         raise ValueError(
-            f"scheduler.warmup ({warmup} steps) and scheduler.decay ({decay} steps) are together longer than the run of "
-            f"{total_steps} steps."
+            f"scheduler.warmup ({warmup} steps) and scheduler.decay ({decay} steps) are together longer than the run "
+            f"of {total_steps} steps."
         )
     begin = 1 - decay / max(1, total_steps - warmup)
 

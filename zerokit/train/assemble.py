@@ -35,7 +35,7 @@ def build_model(cfg: Config, info: Any) -> nn.Module:
 
 
 def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device) -> None:
-    """Give every block's forward its activation checkpointing and compilation; compile the other units, such as a head."""
+    """Give every block's forward its activation checkpointing; compile it, and other units such as a head."""
     checkpointing = registry.build("checkpointing", cfg.checkpointing)
     compiled = device.type == "cuda" if cfg.train.compile is None else cfg.train.compile
     blocks = find_blocks(model)

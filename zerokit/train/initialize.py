@@ -33,8 +33,8 @@ USED = ("zero", "precision", "optimizer", "checkpointing", "train", "batch", "la
 def initialize(model: nn.Module, config: Mapping[str, Any] | None = None) -> Engine:
     """Divide a model's training state among the ranks and return its engine.
 
-    model: with real values (those of rank 0 count), or built under `torch.device("meta")`, whose modules then initialise
-        themselves on the ranks. It must not have been moved to a device or wrapped before.
+    model: with real values (those of rank 0 count), or built under `torch.device("meta")`, whose modules then
+        initialise themselves on the ranks. It must not have been moved to a device or wrapped before.
     config: groups as on the command line: `{"zero": {"stage": 3}, "precision": "bf16", "optimizer": {"name": "adamw",
         "lr": 3e-4}, "train": {"clip_norm": 1.0}, "batch": {"accumulation": 4}}`. A name alone takes a group's defaults.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -30,10 +31,8 @@ class MemoryMeter:
             return
         clear = Path("/proc/self/clear_refs")
         if clear.exists():
-            try:
+            with suppress(OSError):  # not allowed in some containers: the peak then includes what came before
                 clear.write_text("5")  # the peak starts again from now
-            except OSError:
-                pass  # not allowed in some containers: the peak then includes what came before
         self._before = _host_bytes(peak=False)
 
     def peak(self) -> int:

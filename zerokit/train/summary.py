@@ -8,12 +8,13 @@ import platform
 import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import zerokit
+from zerokit.report import write_report
 
 FILES = {
     "metrics": "metrics.jsonl",
@@ -38,13 +39,11 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def mark_failed(run_dir: Path, error: str, status: str = "failed") -> dict[str, Any]:
-    """Record how a run ended whose rank 0 could not say so itself, and return the summary."""
-    summary = read_summary(run_dir)
-    if summary.get("status") in (None, "running"):
-        summary |= {"status": status, "error": error}
-        write_summary(run_dir, summary)
-    return summary
+def mark_failed(run_dir: Path, error: str) -> None:
+    """Record the cause of a failure in a run's files; rank 0 may have been ended before it could, or knows only that
+    another rank is gone."""
+    write_summary(run_dir, read_summary(run_dir) | {"status": "failed", "error": error})
+    write_report(run_dir)
 
 
 def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:
         "zero": {"stage": config["zero"]["stage"]},
         "precision": config["precision"]["name"],
         "command": command(),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": {"python": platform.python_version(), "torch": version("torch"), "zerokit": zerokit.__version__},
         "predicted_gib": None,

@@ -128,7 +128,9 @@ class Trainer:
         """Metrics of the last `steps` steps; their mean loss. The host waits for the device."""
         loss = self._loss_sum / steps
         self._loss_sum.zero_()
-        rows = self.comm.gather_row([loss, float(self.meter.peak()), float(self.meter.reserved())])
+        rows = self.comm.gather_row(
+            [loss, float(self.peak_bytes()), float(self.meter.reserved() + self.comm.shared_bytes)]
+        )
         watch.stop()
         seconds = max(watch.seconds, 1e-9) / steps
         data = watch.data / max(watch.seconds, 1e-9)
@@ -155,6 +157,10 @@ class Trainer:
         if engine.numerics.scaler is not None:
             metrics["precision/loss_scale"] = float(engine.numerics.scaler.scale)
         return metrics
+
+    def peak_bytes(self) -> int:
+        """Most memory this rank has used, peer memory included."""
+        return self.meter.peak() + self.comm.shared_bytes
 
     def _speed(self, seconds: float) -> dict[str, float]:
         per_second = self.tokens_per_step / seconds

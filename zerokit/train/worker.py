@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from zerokit.comm import Communicator
+from zerokit.comm.process import start
 from zerokit.config import registry
 from zerokit.config.schema import Config
-from zerokit.comm.process import start
 from zerokit.report import write_report
 from zerokit.tracker._base import RunInfo
 from zerokit.train import summary as summaries
@@ -103,8 +103,8 @@ class _View:
         self.summary |= {"model": {"name": self.cfg.model.name, "parameters": count}, "data_sha256": info.sha256}
         self.console = Console(self.cfg.train.steps, "" if info.bytes_per_token else UNITS[info.task])
         self.console.note(
-            f"{self.cfg.model.name} · {count:,} parameters · ZeRO stage {self.cfg.zero.stage} · {self.cfg.precision.name} · "
-            f"{trainer.comm.world} × {self.summary['device']} · {info.description}"
+            f"{self.cfg.model.name} · {count:,} parameters · ZeRO stage {self.cfg.zero.stage} · "
+            f"{self.cfg.precision.name} · {trainer.comm.world} × {self.summary['device']} · {info.description}"
         )
         logging.getLogger().addHandler(self.console.handler())
         self.file = MetricsFile(self.folder / "metrics.jsonl")
@@ -138,7 +138,9 @@ class _View:
             self.file.close()
             self.tracker.finish(self.summary)
         write_report(self.folder)
-        if self.console is not None:
+        if self.console is not None and self.summary["status"] == "failed":
+            self.console.close()  # the launcher shows the cause, which may lie on another rank
+        elif self.console is not None:
             self.console.finish(self.summary, self.folder)
         return self.summary
 
@@ -175,7 +177,7 @@ def _memory_of_ranks(trainer: Trainer) -> list[dict[str, int]]:
     """Bytes by kind on every rank; `other` is what the peak holds beside the states. A collective."""
     memory = trainer.engine.memory()
     states = [memory[kind] for kind in STATES]
-    total = max(trainer.meter.peak(), sum(memory.values()))
+    total = max(trainer.peak_bytes(), sum(memory.values()))
     table = trainer.comm.gather_row([*map(float, states), float(total - sum(states)), float(total)])
     return [dict(zip((*STATES, "other", "total"), map(int, row), strict=True)) for row in table]
 

@@ -62,20 +62,43 @@ class ParameterGroups:
 
 
 class Engine:
-    """Trains `model` with ZeRO: `engine(x)` runs it, `engine.backward(loss)` once per micro-batch, then `engine.step()`.
+    """Trains `model` with ZeRO: `engine(x)` and `engine.backward(loss)` per micro-batch, then `engine.step()`.
 
     Losses are means over a micro-batch; the engine divides by the number of micro-batches and ranks, so gradients are
     means over the global batch. The model's parameters are views of memory that the engine manages: read them through
     `engine.whole_weights()` or inside `engine.gathered()`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Elementwise, *, stage: Stage | int = 2, comm: Communicator | None = None,
-                 numerics: Numerics | None = None, groups: ParameterGroups | None = None, accumulation: int = 1,
-                 clip_norm: float | None = None, units: Sequence[str] = (), prefetch: int = 1, seed: int = 0,
-                 device: torch.device | None = None, compile_update: bool | None = None, max_skips: int = 20,
-                 peers: bool = False, min_unit: int = 0):  # fmt: skip
-        self.device = device or (comm.device if comm else torch.device("cpu"))
-        self.comm = comm or Communicator(self.device)
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Elementwise,
+        *,
+        stage: Stage | int = 2,
+        comm: Communicator | None = None,
+        numerics: Numerics | None = None,
+        groups: ParameterGroups | None = None,
+        accumulation: int = 1,
+        clip_norm: float | None = None,
+        max_skips: int = 20,
+        seed: int = 0,
+        units: Sequence[str] = (),
+        min_unit: int = 0,
+        prefetch: int = 1,
+        peers: bool = False,
+        compile_update: bool | None = None,
+    ):
+        """Divide the model's state. The keywords mean what the config keys of the same names mean.
+
+        comm: the ranks and their device (by default all ranks, on the CPU). groups: which parameters share
+        hyperparameters. seed: of first weights on the meta device. peers: transport by peer memory where possible.
+        compile_update: run the optimizer as one compiled kernel (by default on a GPU).
+
+        Raises:
+            ValueError: nothing to train; a pattern of `units` matches nothing; a module cannot initialise itself.
+        """
+        self.comm = comm or Communicator(torch.device("cpu"))
+        self.device = self.comm.device
         self.numerics = numerics or Numerics()
         self.declared = STAGES[stage] if isinstance(stage, int) else stage
         self.stage = self.declared.on(self.comm.world)
@@ -222,8 +245,8 @@ class Engine:
         """
         if self._micro != self.accumulation:
             raise RuntimeError(
-                f"engine.step was called after {self._micro} of {self.accumulation} micro-batches: call engine.backward "
-                f"{self.accumulation} times first, or change the accumulation."
+                f"engine.step was called after {self._micro} of {self.accumulation} micro-batches: call "
+                f"engine.backward {self.accumulation} times first, or change the accumulation."
             )
         self._micro = 0
         self.reducer.finish()
@@ -256,8 +279,8 @@ class Engine:
         if skips >= self.max_skips:
             scale = "" if self.numerics.scaler is None else f" at a loss scale of {float(self.numerics.scaler.scale):g}"
             raise FloatingPointError(
-                f"The last {skips} steps were skipped{scale}: their gradients were not finite. Lower the learning rate, look at "
-                "the data, or train in bf16 or fp32; train.max_skips sets how many such steps are allowed."
+                f"The last {skips} steps were skipped{scale}: their gradients were not finite. Lower the learning "
+                "rate, look at the data, or train in bf16 or fp32; train.max_skips sets how many such steps are allowed."
             )
 
     def forget_events(self) -> None:

@@ -10,16 +10,16 @@ from zerokit.zero.unit import Slot, Unit
 class Gatherer:
     """Brings units' weights to REPLICATE before use and lets go of them after.
 
-        [Note: slots] A unit's weights appear at one address for good, so tensors that autograd saved in forward are valid
-        again once backward has gathered the unit again. A released slot keeps its contents until another unit gathers
-        into it: the last blocks of the forward pass need no gather in backward. Weights change only in `step`, which makes
-        every slot stale by raising `version`. Where the optimizer's placement is that of whole parameters nothing is ever
-        stale; where only the optimizer is sharded, slots are the persistent weights and are gathered once per step.
+    [Note: slots] A unit's weights appear at one address for good, so tensors that autograd saved in forward are valid
+    again once backward has gathered the unit again. A released slot keeps its contents until another unit gathers
+    into it: the last blocks of the forward pass need no gather in backward. Weights change only in `step`, which
+    makes every slot stale by raising `version`. Where the optimizer's placement is that of whole parameters nothing
+    is ever stale; where only the optimizer is sharded, slots are the persistent weights, gathered once per step.
 
-        [Note: streams] Gathers run on their own stream. They wait for the event of the slot's last use on the compute
-        stream and of the unit's update, and the compute stream waits for the gather's event; the host waits for nothing.
-    Updates run on a stream of their own, unit by unit in the order of use: the first gathers and the forward pass start
-    while later units are still being updated.
+    [Note: streams] Gathers run on their own stream. They wait for the event of the slot's last use on the compute
+    stream and of the unit's update, and the compute stream waits for the gather's event; the host waits for nothing.
+    Updates run on a stream of their own, unit by unit in the order of use: the first gathers and the forward pass
+    start while later units are still being updated.
     """
 
     def __init__(self, units: list[Unit], stage: Stage, comm: Communicator, prefetch: int = 1):
@@ -47,7 +47,8 @@ class Gatherer:
             return
         if slot.active:
             raise RuntimeError(
-                f"'{unit.name}' and '{slot.owner.name}' need whole weights at the same time, but share memory for them. "
+                f"'{unit.name}' and '{slot.owner.name}' need whole weights at the same time, but share memory for "
+                "them. "
                 "Name modules in zero.units that do not run inside one another."
             )
         self._follow(unit)

@@ -14,8 +14,9 @@ from zerokit.zero.unit import Unit
 class GradientNorm:
     """L2 norm over all trainable parameters, from the shard of each unit that belongs to this rank.
 
-    Units are added one by one while backward goes on. Every stage sums the same shards unit by unit in the same order, also where gradients are whole on every rank: so
-    the stages clip by bit-identical coefficients, and a replicated gradient is read once instead of once per rank.
+    Units are added one by one while backward goes on. Every stage sums the same shards in the same order, also where
+    gradients are whole on every rank: so the stages clip by bit-identical coefficients, and a replicated gradient is
+    read once instead of once per rank.
     """
 
     def __init__(self, storage: Storage, comm: Communicator):

@@ -97,6 +97,6 @@ class Hooks:
                 tensor.grad_fn.register_prehook(hook)
         if not found:
             raise TypeError(
-                f"{type(module).__name__}.forward returned a {type(output).__name__} in which no tensor was found; return "
-                "tensors, or tuples, lists, dicts or dataclasses of tensors, so that backward can be followed."
+                f"{type(module).__name__}.forward returned a {type(output).__name__} in which no tensor was found; "
+                "return tensors, or tuples, lists, dicts or dataclasses of tensors, so that backward can be followed."
             )

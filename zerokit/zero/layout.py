@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ALIGNMENT = 64
-"""Elements. Parameters and shards start at multiples of it: 128 bytes in bf16 and 256 in fp32, enough for TMA (16 bytes),
+"""Elements. Parameters and shards start at multiples of it: 128 bytes in bf16, 256 in fp32, enough for TMA (16 bytes),
 full cache lines and whole vectors, so that no elementwise kernel ever meets a ragged tail inside a buffer."""
 
 

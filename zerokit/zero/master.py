@@ -1,4 +1,4 @@
-"""Where the fp32 master weights live beside the compute weights. The functions are elementwise and compile into one kernel."""
+"""Where the fp32 master weights live beside the compute weights: elementwise functions that compile into one kernel."""
 
 from __future__ import annotations
 

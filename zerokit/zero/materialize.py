@@ -42,7 +42,7 @@ class Materializer:
         self._extra = dict(zip(storage.trainable, extras, strict=True))
 
     def write(self, parameter: nn.Parameter, value: Tensor) -> None:
-        """Store the fp32 `value`, of the parameter's shape: compute weights, and what completes them to the master's."""
+        """Store the fp32 `value`, of the parameter's shape: compute weights, and what completes them."""
         unit, index = self._where[parameter]
         flat = value.detach().reshape(-1)
         mine = Span(*unit.layout.shard_range(self.storage.rank))
@@ -86,8 +86,9 @@ class Materializer:
     def _initialise(self, name: str, module: nn.Module, seed: int, written: set[nn.Parameter]) -> None:
         if not hasattr(module, "reset_parameters"):
             raise ValueError(
-                f"'{name or 'the model'}' ({type(module).__name__}) was built on the meta device and has no reset_parameters() "
-                "to give its own parameters and buffers their values; add one, or build the model on a real device."
+                f"'{name or 'the model'}' ({type(module).__name__}) was built on the meta device and has no "
+                "reset_parameters() to give its own parameters and buffers their values; add one, "
+                "or build the model on a real device."
             )
         device = self.storage.device
         placeholders = {key: p for key, p in module._parameters.items() if p is not None}

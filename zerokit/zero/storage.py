@@ -77,8 +77,17 @@ class Storage:
     shared: makes the arena of weights (elements, dtype → zeros); None takes memory of this rank alone.
     """
 
-    def __init__(self, units: list[Unit], stage: Stage, dtypes: Dtypes, state_names: Sequence[str], rank: int,
-                 device: torch.device, slots: int = 2, shared: Callable[[int, torch.dtype], Tensor] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        units: list[Unit],
+        stage: Stage,
+        dtypes: Dtypes,
+        state_names: Sequence[str],
+        rank: int,
+        device: torch.device,
+        slots: int = 2,
+        shared: Callable[[int, torch.dtype], Tensor] | None = None,
+    ):
         self.units, self.stage, self.dtypes, self.rank, self.device = units, stage, dtypes, rank, device
         self.trainable = [unit for unit in units if unit.trainable]
         count = sum(extent(unit, stage.parameter) for unit in units)

@@ -35,7 +35,7 @@ class Elementwise(Protocol):
         """What is the same for all elements, from 0-dim float64 tensors: the learning rate and the step (from 1)."""
 
     def update(self, p: Tensor, g: Tensor, state: tuple[Tensor, ...], s: dict[str, Tensor]) -> tuple[Tensor, tuple]:
-        """New fp32 values (n,) and new states of elements with values `p` and gradients `g`; changes nothing in place."""
+        """New fp32 values (n,) and states of elements with values `p` and gradients `g`; changes nothing in place."""
 
 
 @dataclass(frozen=True)
