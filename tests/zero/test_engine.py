@@ -9,6 +9,7 @@ from tests.zero.models import Language, batches
 from tests.zero.training import GROUPS, Case, make_engine, make_optimizer, train
 from zerokit.comm import Communicator
 from zerokit.precision._scaler import DynamicScaler
+from zerokit.train.memory import MemoryMeter
 from zerokit.zero.engine import Engine, Numerics
 
 STAGES = [0, 1, 2, 3]
@@ -215,3 +216,35 @@ def test_small_modules_stay_with_the_root():
     blocks = [u.name for u in make_engine(Case(), 3, min_unit=600).units]
     assert blocks == ["root", "blocks.0", "blocks.1", "blocks.2"]
     assert [u.name for u in make_engine(Case(), 3, min_unit=10**6).units] == ["root"]
+
+
+class Tower(nn.Module):
+    """Forty equal layers of a quarter of a million parameters each."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(512, 512) for _ in range(40))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def growth_of_building(stage: int) -> float:
+    """Host memory that building the engine takes at most, as a multiple of the model's own."""
+    device = torch.device("cpu")
+    with torch.device("meta"):
+        model = Tower()
+    whole = 4 * sum(p.numel() for p in model.parameters())
+    meter = MemoryMeter(device)
+    engine = Engine(model, make_optimizer("sgd", momentum=0.0), stage=stage, comm=Communicator(device))
+    assert engine.memory()["optimizer"] == 0
+    return meter.peak() / whole
+
+
+def test_a_model_larger_than_a_rank_may_hold_is_built_shard_by_shard():
+    # stage 3 on four ranks: a quarter of weights and of gradients, and buffers for two layers of forty each
+    sharded = max(run_ranks(growth_of_building, 4, 3))
+    assert sharded < 0.8
+    assert min(run_ranks(growth_of_building, 4, 0)) > 1.8

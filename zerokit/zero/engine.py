@@ -280,7 +280,7 @@ class Engine:
             scale = "" if self.numerics.scaler is None else f" at a loss scale of {float(self.numerics.scaler.scale):g}"
             raise FloatingPointError(
                 f"The last {skips} steps were skipped{scale}: their gradients were not finite. Lower the learning "
-                "rate, look at the data, or train in bf16 or fp32; train.max_skips sets how many such steps are allowed."
+                "rate, look at the data, or train in bf16 or fp32; train.max_skips sets how many skips are allowed."
             )
 
     def forget_events(self) -> None:
