@@ -156,3 +156,41 @@ def test_prefetch_changes_nothing(prefetch):
 def test_the_losses_fall():
     losses = outcome(Case(steps=30, options={"lr": 0.02}), (3,))[3]["losses"]
     assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
+
+
+PRECISIONS = {
+    "fp32": {},
+    "bf16": BF16,
+    "fp16": {"compute": torch.float16, "master": "separate"},
+}
+KINDS = ("none", "full", "every_k", "selective", "cpu")
+CROSSED = [
+    (precision, kind, (1, 3)[index % 2], (None, 0.5)[index // 2 % 2], index in (0, 3, 6, 10, 14))
+    for index, (precision, kind) in enumerate((p, k) for k in KINDS for p in PRECISIONS)
+]
+
+
+def test_every_pair_of_choices_is_crossed():
+    for a in range(5):
+        for b in range(a):
+            pairs = {(row[a], row[b]) for row in CROSSED}
+            assert len(pairs) == len({row[a] for row in CROSSED}) * len({row[b] for row in CROSSED}), (a, b)
+
+
+@pytest.mark.parametrize(("precision", "kind", "accumulation", "clip_norm", "compiles"), CROSSED)
+def test_crossed(precision, kind, accumulation, clip_norm, compiles):
+    # stages 0 and 1 add micro-batches first, 2 and 3 ranks first: rounding of the fp32 sums, seen through Adam
+    wrap = checkpointing(kind)
+    case = Case(
+        steps=2,
+        accumulation=accumulation,
+        clip_norm=clip_norm,
+        wrap=(lambda forward, index: compiled(wrap(forward, index), index)) if compiles else wrap,
+        **PRECISIONS[precision],
+    )
+    mine = run_ranks(outcome, 2, case)[0]
+    assert mine[0]["sha256"] == mine[1]["sha256"]
+    assert mine[2]["sha256"] == mine[3]["sha256"]
+    if accumulation == 1:
+        assert mine[0]["sha256"] == mine[3]["sha256"]
+    assert_close(mine[0]["weights"], mine[3]["weights"], 1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,9 @@ from zerokit.zero.engine import Engine, Numerics, ParameterGroups
 from zerokit.zero.materialize import build_on_meta
 from zerokit.zero.partition import find_blocks, unit_modules
 from zerokit.zero.update import Group
+
+
+log = logging.getLogger(__name__)
 
 
 def build_model(cfg: Config, info: Any) -> nn.Module:
@@ -71,7 +75,7 @@ def loss_function(engine: Engine, source: Any) -> Callable[[Tensor, Tensor], Ten
 def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation: int) -> Engine:
     """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say."""
     optimizer = registry.build("optimizer", cfg.optimizer)
-    return Engine(
+    engine = Engine(
         model,
         optimizer,
         stage=cfg.zero.stage,
@@ -87,6 +91,9 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         seed=cfg.train.seed,
         max_skips=cfg.train.max_skips,
     )
+    if cfg.zero.transport == "peer" and comm.shared_bytes == 0:
+        log.warning("zero.transport=peer needs several GPUs of one host at stage 1 or above; using collectives.")
+    return engine
 
 
 def assemble(cfg: Config, comm: Communicator) -> Trainer:

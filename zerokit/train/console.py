@@ -38,7 +38,7 @@ class Console:
 
     def __init__(self, steps: int, unit: str = "", file: TextIO | None = None) -> None:
         self._steps = steps
-        self._unit = unit
+        self.unit = unit
         file = file or sys.stdout
         _never_fail_on_characters(file)
         self._console = rich.console.Console(file=file, highlight=False, soft_wrap=False)
@@ -75,7 +75,7 @@ class Console:
     def finish(self, summary: dict[str, Any], directory: Path) -> None:
         """End the progress line and show the summary of the run that was written to `directory`."""
         self.close()
-        panel = final_panel(summary, directory, self._unit)
+        panel = final_panel(summary, directory, self.unit)
         self._console.print(panel, width=min(self._console.width, MAX_WIDTH))
         if os.environ.get(SVG_VARIABLE):
             command = str(summary.get("command") or "python -m zerokit")
@@ -144,7 +144,7 @@ class Console:
         if "train/bits_per_byte" in metrics:
             figures.append(f"{metrics['train/bits_per_byte']:.3f} bits/byte")
         elif "train/loss" in metrics:
-            figures.append(f"{metrics['train/loss']:.4g} {self._unit or 'loss'}")
+            figures.append(f"{metrics['train/loss']:.4g} {self.unit or 'loss'}")
         if "perf/tokens_per_sec" in metrics:
             figures.append(f"{format_count(metrics['perf/tokens_per_sec'])} tokens/s")
         if "memory/max_allocated_gib" in metrics:

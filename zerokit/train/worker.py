@@ -90,7 +90,8 @@ class _View:
 
     def __init__(self, cfg: Config, config: dict[str, Any], folder: Path, facts: dict[str, Any]):
         self.cfg, self.config, self.folder, self.summary = cfg, config, folder, facts
-        self.console: Console | None = None
+        self.console = Console(cfg.train.steps)
+        logging.getLogger().addHandler(self.console.handler())
         self.tracker: Any = None
         self.file: MetricsFile | None = None
         self._trainer: Trainer | None = None
@@ -101,12 +102,11 @@ class _View:
         self._trainer, info = trainer, trainer.info
         count = sum(p.numel() for unit in trainer.engine.units for p in unit.parameters)
         self.summary |= {"model": {"name": self.cfg.model.name, "parameters": count}, "data_sha256": info.sha256}
-        self.console = Console(self.cfg.train.steps, "" if info.bytes_per_token else UNITS[info.task])
+        self.console.unit = "" if info.bytes_per_token else UNITS[info.task]
         self.console.note(
             f"{self.cfg.model.name} · {count:,} parameters · ZeRO stage {self.cfg.zero.stage} · "
             f"{self.cfg.precision.name} · {trainer.comm.world} × {self.summary['device']} · {info.description}"
         )
-        logging.getLogger().addHandler(self.console.handler())
         self.file = MetricsFile(self.folder / "metrics.jsonl")
         run = self.cfg.run
         info = RunInfo(self.folder, self.config, run.name, run.group, "train", self._tags())
@@ -138,9 +138,9 @@ class _View:
             self.file.close()
             self.tracker.finish(self.summary)
         write_report(self.folder)
-        if self.console is not None and self.summary["status"] == "failed":
+        if self.summary["status"] == "failed":
             self.console.close()  # the launcher shows the cause, which may lie on another rank
-        elif self.console is not None:
+        else:
             self.console.finish(self.summary, self.folder)
         return self.summary
 
