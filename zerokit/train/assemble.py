@@ -21,7 +21,6 @@ from zerokit.zero.materialize import build_on_meta
 from zerokit.zero.partition import find_blocks, unit_modules
 from zerokit.zero.update import Group
 
-
 log = logging.getLogger(__name__)
 
 
@@ -103,7 +102,8 @@ def assemble(cfg: Config, comm: Communicator) -> Trainer:
         ConfigError: the parts do not fit together.
     """
     batch = resolve_batch(cfg.batch, comm.world)
-    torch.use_deterministic_algorithms(cfg.train.deterministic)
+    if cfg.train.deterministic != torch.are_deterministic_algorithms_enabled():  # the call alone imports the compiler
+        torch.use_deterministic_algorithms(cfg.train.deterministic)
     source = registry.build("data", cfg.data, seed=cfg.train.seed)
     schedule = registry.build("scheduler", cfg.scheduler, total_steps=cfg.train.steps)
     model = build_model(cfg, source.info)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,4 +64,18 @@ def _typed(config: Mapping[str, Any]) -> Config:
 def _join(cfg: Config) -> torch.device:
     if dist.is_initialized() or "WORLD_SIZE" not in os.environ:
         return device_of(cfg.launch)
+    _close_at_exit()
     return open_group(cfg.launch).device
+
+
+def _close_at_exit() -> None:
+    """Close the process group when the script ends; not after an error, as closing waits for the other ranks."""
+    failed: list[bool] = []
+    show = sys.excepthook
+
+    def note(*error: Any) -> None:
+        failed.append(True)
+        show(*error)
+
+    sys.excepthook = note
+    atexit.register(lambda: None if failed or not dist.is_initialized() else dist.destroy_process_group())

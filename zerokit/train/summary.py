@@ -22,6 +22,7 @@ FILES = {
     "report": "report.html",
     "config": "config.yaml",
     "logs": "logs",
+    "wandb": "wandb",
 }
 
 

@@ -25,12 +25,14 @@ class Progress:
     """What one `fit` has done so far.
 
     step: optimizer steps. tokens: seen by all ranks (samples, where data has no tokens). seconds: of training, without
-    evaluation. loss: mean over the steps since the line of metrics before; first_loss: that of the first step.
+    evaluation; first_seconds: of the first step alone, which compiles and allocates. loss: mean over the steps since
+    the line of metrics before; first_loss: that of the first step.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    first_seconds: float = 0.0
     loss: float | None = None
     first_loss: float | None = None
     held_out_loss: float | None = None
@@ -100,6 +102,8 @@ class Trainer:
             watch.stop()
             if metrics is not None:
                 self.progress.seconds += watch.seconds
+                if step == 0:
+                    self.progress.first_seconds = watch.seconds
                 watch.reset()
                 metrics |= self.evaluate() if evaluate else {}
             yield step + 1, metrics

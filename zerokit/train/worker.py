@@ -158,7 +158,9 @@ def _results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
     began = time.perf_counter()
     digest = engine.reader.sha256()
     log.info("hashed the weights in %.1f s", time.perf_counter() - began)
-    speed = progress.tokens / max(progress.seconds, 1e-9)
+    later = progress.step > 1  # the first step compiles and allocates
+    tokens = progress.tokens - later * trainer.tokens_per_step
+    speed = tokens / max(progress.seconds - later * progress.first_seconds, 1e-9)
     return {
         "bits_per_byte": _bits_per_byte(trainer),
         "validation_loss": _number(progress.held_out_loss),
