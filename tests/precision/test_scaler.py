@@ -27,7 +27,7 @@ def test_an_overflow_starts_the_window_again():
 
 
 def test_hysteresis_tolerates_overflows_until_it_has_grown():
-    assert scales(DynamicScaler(8.0, 2, 2, 1.0, 2.0, CPU), "xx") == [8, 4]
+    assert scales(DynamicScaler(8.0, 2, 2, 1.0, 2.0, CPU), "xxx") == [8, 4, 2]
     assert scales(DynamicScaler(8.0, 2, 2, 1.0, 2.0, CPU), "xx..xx") == [8, 4, 4, 8, 8, 4]
 
 

@@ -160,7 +160,7 @@ def reading(stage: int) -> dict:
         outside = all(torch.equal(value, expected[name]) for name, value in engine.module.state_dict().items())
     except RuntimeError as error:
         outside = str(error)
-    train(engine, Case(steps=1))  # the slots are back in place
+    train(engine, Case(steps=2))
     return {"inside": all(inside.values()), "outside": outside, "sha256": engine.reader.sha256()}
 
 
@@ -170,6 +170,14 @@ def test_weights_can_be_read_whole_or_say_how():
     assert all(results[stage]["outside"] is True for stage in (0, 1, 2))
     assert "engine.full_state_dict()" in results[3]["outside"]
     assert len({result["sha256"] for result in results.values()}) == 1
+    assert results[3]["sha256"] == run_ranks(without_reading, 2)[0]
+
+
+def without_reading() -> str:
+    engine = make_engine(Case(), 3)
+    train(engine, Case(steps=2))
+    train(engine, Case(steps=2))
+    return engine.reader.sha256()
 
 
 def evaluation_between_steps(stage: int) -> tuple[str, list[float]]:

@@ -84,6 +84,16 @@ def test_clipping_is_the_same_at_every_stage():
     assert mine[0]["norm"] == pytest.approx(mine[3]["norm"], rel=1e-6)
 
 
+@pytest.mark.parametrize("clip_norm", [0.05, 100.0])
+def test_clipping_follows_the_reference(clip_norm):
+    # the norm is summed in another order, and 1e-6 is added to it: SGD passes both on to the weights
+    case = Case(optimizer="sgd", steps=5, clip_norm=clip_norm, options={"momentum": 0.0, "lr": 1.0})
+    mine = run_ranks(outcome, 2, case, (3,))[0]
+    assert_close(
+        mine[3]["weights"], reference(case, world=2, after_each_micro_batch=True), 2e-5 if clip_norm < 1 else 1e-6
+    )
+
+
 BF16 = dict(compute=torch.bfloat16, master="split")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -22,18 +23,19 @@ class Communicator:
     Gathers and reductions have a process group and a stream each, so that a gather that is needed now never queues
     behind a reduction that nobody waits for yet. With one rank every collective is a copy or nothing.
 
-    `calls` and `traffic` count the collectives issued and their bytes by kind; the bytes are those of the full
-    (gathered or unreduced) buffer.
+    timeout_s: seconds that a collective on a GPU waits for the other ranks. `calls` and `traffic` count the collectives
+    issued and their bytes by kind; the bytes are those of the full (gathered or unreduced) buffer.
     """
 
-    def __init__(self, device: torch.device, ranks: int | None = None):
+    def __init__(self, device: torch.device, timeout_s: float | None = None):
         ready = dist.is_available() and dist.is_initialized()
         self.device = device
-        self.world = (dist.get_world_size() if ready else 1) if ranks is None else ranks
+        self.world = dist.get_world_size() if ready else 1
         self.rank = dist.get_rank() if ready else 0
         separate = device.type == "cuda" and self.world > 1
-        self._gather_group = dist.new_group() if separate else None
-        self._reduce_group = dist.new_group() if separate else None
+        timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
+        self._gather_group = dist.new_group(timeout=timeout) if separate else None
+        self._reduce_group = dist.new_group(timeout=timeout) if separate else None
         self.compute = Stream(device, current=True)
         self.gathers = Stream(device, priority=COMMUNICATION)
         self.reductions = Stream(device, priority=COMMUNICATION)

@@ -73,8 +73,14 @@ def share(
     reason = None
     if int(os.environ.get("LOCAL_WORLD_SIZE", world)) != world:
         reason = "the ranks are on several hosts"
+    elif torch.cuda.device_count() < world:
+        reason = "each process sees its own GPU only"
     elif not all(torch.cuda.can_device_access_peer(device.index, r) for r in range(world) if r != device.index):
         reason = "the GPUs cannot read each other's memory"
+    able = torch.tensor(int(reason is None), device=device)
+    dist.all_reduce(able, dist.ReduceOp.MIN, group=group)  # all or none, or the others would wait for this rank
+    if reason is None and not able:
+        reason = "another rank cannot"
     if reason is None:
         try:
             return SymmetricMemory(elements, dtype, device, group or dist.group.WORLD, channel)

@@ -12,7 +12,9 @@ needed later than the forward pass of the one before it: it fills the SMs that c
 def compute_first(device: torch.device) -> None:
     """Make the current stream of this thread one that goes before updates (the default stream goes last)."""
     if device.type == "cuda" and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
-        torch.cuda.set_stream(torch.cuda.Stream(device, priority=COMPUTE))
+        stream = torch.cuda.Stream(device, priority=COMPUTE)
+        stream.wait_stream(torch.cuda.default_stream(device))
+        torch.cuda.set_stream(stream)
 
 
 class Stream:

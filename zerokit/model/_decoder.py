@@ -131,6 +131,8 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Language model: tokens (B, T) int64 → logits (B, T, V), or with targets (B, T) the mean loss in nats (fp32)."""
 
+    shardwise_init = True
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape

@@ -15,6 +15,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 class MLP(nn.Module):
     """Vectors (B, sizes[0]) → (B, sizes[-1]) in the weights' dtype; an activation after every layer but the last."""
 
+    shardwise_init = True
+
     def __init__(self, sizes: list[int], activation: type[nn.Module], bias: bool, dropout: float) -> None:
         super().__init__()
         *hidden, last = (nn.Linear(n, m, bias) for n, m in pairwise(sizes))

@@ -44,8 +44,10 @@ def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device) -> None:
     blocks = find_blocks(model)
     for index, block in enumerate(blocks):
         block.forward = checkpointing.wrap(block.forward, index)
-    for module in [*blocks, *(m for m in unit_modules(model) if m not in blocks)] if compiled else []:
-        if not isinstance(module, nn.Embedding):
+    units = set(unit_modules(model, cfg.zero.units))
+    for module in dict.fromkeys([*blocks, *unit_modules(model)]) if compiled else ():
+        holds_units = any(inner in units for inner in module.modules() if inner is not module)
+        if not isinstance(module, nn.Embedding) and not holds_units:  # their hooks must stay outside the graph
             module.forward = torch.compile(module.forward, backend=cfg.train.compile_backend)
 
 

@@ -44,7 +44,7 @@ def initialize(model: nn.Module, config: Mapping[str, Any] | None = None) -> Eng
     """
     cfg = _typed(config or {})
     device = _join(cfg)
-    comm = Communicator(device)
+    comm = Communicator(device, cfg.launch.timeout_s)
     wrap_blocks(model, cfg, device)
     return build_engine(model, cfg, comm, cfg.batch.accumulation or 1)
 

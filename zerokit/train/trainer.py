@@ -194,11 +194,13 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Mean loss over held-out samples; empty where there are none."""
+        modes = [(module, module.training) for module in self.engine.module.modules()]
         self.engine.module.eval()
         losses = [
             self.loss(inputs, targets).float() for inputs, targets in self.loader.held_out(self.options.eval_batches)
         ]
-        self.engine.module.train()
+        for module, training in modes:  # some may have been in eval mode before
+            module.training = training
         if not losses:
             return {}
         rows = self.comm.gather_row([torch.stack(losses).mean()])

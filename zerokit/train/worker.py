@@ -39,7 +39,7 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
     cfg, folder = Config.from_dict(config), Path(run_dir)
     with start(cfg.launch) as process:
         _log_to(folder / "logs" / f"rank{process.rank}.log")
-        comm = Communicator(process.device)
+        comm = Communicator(process.device, cfg.launch.timeout_s)
         facts = summaries.first_facts(config, comm.world) | {"device": _device_name(process.device)}
         log.info("rank %d of %d on %s", comm.rank, comm.world, facts["device"])
         view = _View(cfg, config, folder, facts) if comm.rank == 0 else _Silence()

@@ -102,7 +102,7 @@ class Engine:
         self.numerics = numerics or Numerics()
         self.declared = STAGES[stage] if isinstance(stage, int) else stage
         self.stage = self.declared.on(self.comm.world)
-        self.module, self.optimizer, self.accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
+        self.module, self.optimizer, self._accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
         self.max_skips = max_skips
         groups = groups or ParameterGroups()
         modules = unit_modules(model, units)
@@ -133,6 +133,7 @@ class Engine:
         self.reader = WeightReader(self)
         self._make_counters()
         self._micro = 0
+        self.comm.fork()  # the side streams follow the first weights
 
     def _dtypes(self, extra: torch.dtype | None) -> Dtypes:
         n = self.numerics
@@ -169,7 +170,7 @@ class Engine:
         for unit in self.units:
             by_module.setdefault(unit.module, []).append(unit)
         for module, units in by_module.items():
-            self.hooks.attach(module, units, keep=module is model, regather=not isinstance(module, nn.Embedding))
+            self.hooks.attach(module, units, regather=not isinstance(module, nn.Embedding))
         model.register_state_dict_pre_hook(self._before_state_dict)
 
     def _before_state_dict(self, *_: Any) -> None:
@@ -179,6 +180,11 @@ class Engine:
                 "Use engine.full_state_dict(), or call it inside `with engine.gathered():`."
             )
         self.gatherer.settle()
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per step; formats and scaling rest on it, so it is fixed."""
+        return self._accumulation
 
     def set_lr(self, lr: float) -> None:
         """Learning rate of the next steps (the optimizer's own until then). The host waits for nothing."""
@@ -205,13 +211,19 @@ class Engine:
 
         args, kwargs = tree_map_only(Tensor, cast, (args, kwargs))
         self.gatherer.begin()
-        return self.module(*args, **kwargs)
+        try:
+            return self.module(*args, **kwargs)
+        except BaseException:
+            self.gatherer.release_all()
+            raise
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one micro-batch's mean `loss` (0-dim) to those of the step.
 
         Raises:
             ValueError: `loss` is no scalar. RuntimeError: every micro-batch of the step has been here already.
+
+        After any other error, out of memory for one, the step starts again from its first micro-batch.
         """
         if loss.numel() != 1:
             raise ValueError(
@@ -229,6 +241,11 @@ class Engine:
         self.hooks.in_backward = True
         try:
             loss.backward(factor.to(loss.dtype).view(loss.shape))
+        except BaseException:
+            self.reducer.abandon()
+            self.gatherer.release_all()
+            self._micro = 0  # what was reduced before is incomplete: the step starts again
+            raise
         finally:
             self.hooks.in_backward = False
         self.reducer.flush()
@@ -246,7 +263,7 @@ class Engine:
         if self._micro != self.accumulation:
             raise RuntimeError(
                 f"engine.step was called after {self._micro} of {self.accumulation} micro-batches: call "
-                f"engine.backward {self.accumulation} times first, or change the accumulation."
+                f"engine.backward {self.accumulation} times first."
             )
         self._micro = 0
         self.reducer.finish()

@@ -40,12 +40,18 @@ class Gatherer:
         """A forward pass starts: follow the recorded order from its beginning."""
         self._cursor = 0
 
-    def activate(self, unit: Unit) -> None:
-        """Make later work on the compute stream see the unit's whole weights."""
+    def activate(self, unit: Unit, backward: bool = False) -> None:
+        """Make later work on the compute stream see the unit's whole weights.
+
+        backward: autograd enters units in the opposite order of the forward pass, so whoever held the slot is done.
+        """
         slot = unit.slot
-        if slot.active and slot.owner is unit:
+        unit.used = True
+        if slot.active and self._is_fresh(unit, slot):
             return
-        if slot.active:
+        if slot.active and backward:
+            self._let_go(slot)
+        if slot.active and slot.owner is not unit:
             raise RuntimeError(
                 f"'{unit.name}' and '{slot.owner.name}' need whole weights at the same time, but share memory for "
                 "them. "
@@ -70,9 +76,12 @@ class Gatherer:
         """The unit's weights are not needed for now."""
         slot = unit.slot
         if slot.active and slot.owner is unit:
-            slot.active = False
-            slot.free = self.comm.compute.record()
+            self._let_go(slot)
             self.prefetch()
+
+    def _let_go(self, slot: Slot) -> None:
+        slot.active = False
+        slot.free = self.comm.compute.record()
 
     def release_all(self) -> None:
         """No unit's weights are needed for now (the end of a backward pass)."""
@@ -144,6 +153,15 @@ class Gatherer:
     def finish(self) -> None:
         """Make later work on the compute stream follow every gather, also those that were not used."""
         self.comm.compute.wait(self.comm.gathers.record())
+
+    def invalidate(self) -> None:
+        """Take no sharded weights for gathered: what slots hold is not known (around a recorded step)."""
+        self.version += 1
+        for unit in self.units:
+            if unit in self._persistent:
+                unit.slot.version = self.version
+            elif not unit.slot.active:
+                unit.slot.owner = None
 
     def forget_events(self) -> None:
         """Drop the events of slots and updates, which are done."""

@@ -22,11 +22,11 @@ WARMUP = 4
 class CapturedStep:
     """Runs training steps of equal shapes; after `WARMUP` of them, as replays of one recorded step.
 
-    [Note: what a replay assumes] The slots must hold at its start what they hold at its end. They do, because every
-    step leaves the first units of the recorded order gathered, and nothing between steps but reading uses the slots.
-    Values that change from step to step (learning rate, loss scale, step count) are tensors on the device. Events from
-    before the recording mean nothing inside it and the other way round, so all are dropped at its start and end, with
-    the side streams forked from and joined to the recording stream.
+    [Note: what a replay assumes] Nothing about the slots: they are invalid when the step is recorded, so it gathers all
+    that it uses, and again after each replay, so that an evaluation between steps does the same. Values that change
+    from step to step (learning rate, loss scale, step count) are tensors on the device. Events from before the
+    recording mean nothing inside it and the other way round, so all are dropped at its start and end, with the side
+    streams forked from and joined to the recording stream.
 
     Args:
         engine: on a GPU. step: micro-batches → loss (0-dim); calls `engine`, `backward` and `step`.
@@ -63,6 +63,7 @@ class CapturedStep:
         for mine, theirs in zip(self._inputs, batches, strict=True):
             torch._foreach_copy_(list(mine), list(theirs))
         self._graph.replay()
+        self._engine.gatherer.invalidate()
         return self._loss
 
     def _capture(self, batches: Sequence[Batch]) -> None:
@@ -71,6 +72,7 @@ class CapturedStep:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         engine.forget_events()
+        engine.gatherer.invalidate()
         graph = torch.cuda.CUDAGraph()
         # Other threads (NCCL's watchdog) may query events meanwhile.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):

@@ -93,14 +93,20 @@ class Materializer:
         device = self.storage.device
         placeholders = {key: p for key, p in module._parameters.items() if p is not None}
         for key, p in placeholders.items():
-            real = torch.empty(p.shape, dtype=torch.float32, device=device)
+            real = _unset(p.shape, torch.float32, device)
             module._parameters[key] = nn.Parameter(real, requires_grad=p.requires_grad)
         for key, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
-                module._buffers[key] = torch.empty_like(buffer, device=device)
+                module._buffers[key] = _unset(buffer.shape, buffer.dtype, device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device), torch.no_grad():
             torch.manual_seed(module_seed(seed, name))
             module.reset_parameters()
+        for key, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is not None and _has_unset(value):
+                raise ValueError(
+                    f"{type(module).__name__}.reset_parameters() left '{f'{name}.{key}'.lstrip('.')}' unset: it must "
+                    "give every parameter and buffer of the module its values."
+                )
         for key, p in placeholders.items():
             value, module._parameters[key] = module._parameters[key], p
             if p not in written:
@@ -127,6 +133,7 @@ class Materializer:
         for unit in self.storage.units:
             for index, view in enumerate(unit.views(unit.slot.buffer)):
                 p = unit.parameters[index]
+                p.grad = None
                 if p.is_meta:
                     replaced[p] = nn.Parameter(view.data, requires_grad=p.requires_grad)
                     unit.parameters[index] = replaced[p]
@@ -138,16 +145,30 @@ class Materializer:
                     module._parameters[key] = replaced[p]
 
 
+def _unset(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory whose untouched elements `_has_unset` recognises (not those of bool)."""
+    if dtype is torch.bool:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.full(
+        shape, torch.nan if dtype.is_floating_point else torch.iinfo(dtype).min, dtype=dtype, device=device
+    )
+
+
+def _has_unset(tensor: Tensor) -> bool:
+    if tensor.dtype is torch.bool:
+        return False
+    unset = tensor.isnan() if tensor.is_floating_point() else tensor == torch.iinfo(tensor.dtype).min
+    return bool(unset.any())
+
+
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module | None:
-    """The model that `build` makes, on the meta device; None if it needs real values while it is built, or has modules
-    that cannot initialise what they own."""
+    """The model that `build` makes, on the meta device, if its class says `shardwise_init = True`: every module with
+    parameters or buffers of its own gives them all their values in `reset_parameters()`, and nothing else does. Any
+    other model may set values while it is built, which the meta device would lose: None.
+    """
     try:
         with torch.device("meta"):
             model = build()
     except (NotImplementedError, RuntimeError):
         return None
-    for module in model.modules():
-        own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-        if own and not hasattr(module, "reset_parameters"):
-            return None
-    return model
+    return model if getattr(model, "shardwise_init", False) else None

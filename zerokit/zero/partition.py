@@ -29,10 +29,11 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
         if module in seen:
             return
         seen.add(module)
-        if _is_row(module):
-            blocks.update((m, None) for m in module if any(True for _ in m.parameters()))
-        else:
-            for child in module.children():
+        for child in module.children():
+            # A container without a forward of its own is never called, so no hook would see it.
+            if _is_row(module) and type(child).forward is not nn.Module.forward:
+                blocks.update([(child, None)] if any(True for _ in child.parameters()) else [])
+            else:
                 visit(child)
 
     visit(model)

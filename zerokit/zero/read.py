@@ -53,6 +53,7 @@ class WeightReader:
         self._gatherer.settle()
         self._gatherer.finish()
         self._comm.fence()
+        self._comm.gathers.wait(self._comm.compute.record())  # or its next fence could overtake this one
 
     def whole_unit(self, unit: Unit) -> Tensor:
         """The unit's whole fp32 master weights (layout.total,). A collective."""

@@ -62,9 +62,24 @@ class Reducer:
         if self._completed is not None:
             self._settle_order()
 
+    def abandon(self) -> None:
+        """Forget the gradients of a backward pass that failed."""
+        for unit in self.order:
+            for parameter in unit.parameters:
+                parameter.grad = None
+
     def finish(self) -> None:
         """Make later work on the compute stream see every reduced gradient."""
         self.comm.compute.wait(self._done)
+
+    def _check_used(self, unit: Unit, gradients: list) -> None:
+        gathered = self.storage.weight_slots or self.comm.device.type == "cuda"
+        if gathered and not unit.used and any(g is not None for g in gradients):
+            raise RuntimeError(
+                f"Parameters of '{unit.name}' were used, but the forward of its module was not called, so its weights "
+                "were not gathered. Call the module, or name other modules in zero.units."
+            )
+        unit.used = False
 
     def forget_events(self) -> None:
         """Drop the events of reductions, which are done."""
@@ -82,6 +97,7 @@ class Reducer:
         self._next += 1
         unit.reduced = True
         gradients = [p.grad for p in unit.parameters]
+        self._check_used(unit, gradients)
         for parameter in unit.parameters:
             parameter.grad = None
         if self._writes_in_place:

@@ -51,6 +51,7 @@ class Unit:
     gradient: Tensor | None = None  # storage at the stage's gradient placement
     updated: object = None  # event: the shard holds the weights of the last update
     fenced: int = -1  # the version whose shards are known to be written on every rank
+    used: bool = False  # its weights have been asked for since the last backward
     reduced: bool = False  # this micro-batch's gradients have been handed to the reduction
 
     def __post_init__(self) -> None:

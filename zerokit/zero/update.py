@@ -19,10 +19,9 @@ CHUNK = 32_768
 
 @dataclass(frozen=True)
 class Group:
-    """Hyperparameters that a set of parameters shares. lr_scale multiplies the learning rate."""
+    """Hyperparameters that a set of parameters shares."""
 
     weight_decay: float = 0.0
-    lr_scale: float = 1.0
 
 
 class Elementwise(Protocol):
@@ -104,8 +103,7 @@ class Update:
 
     def _all_scalars(self, lr: Tensor, step: Tensor) -> list[dict[str, Tensor]]:
         return [
-            {k: v.float() for k, v in self.optimizer.scalars(lr * g.lr_scale, step, g.weight_decay).items()}
-            for g in self.groups
+            {k: v.float() for k, v in self.optimizer.scalars(lr, step, g.weight_decay).items()} for g in self.groups
         ]
 
     def _element(self, weight: Tensor, extra: Tensor | None, gradient: Tensor, state: tuple[Tensor, ...],

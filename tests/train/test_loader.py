@@ -1,0 +1,108 @@
+"""Which samples a rank gets: those of a step are the same for every number of ranks, each once."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from zerokit.train.loader import Loader
+
+CPU = torch.device("cpu")
+WORLDS = [1, 2, 4]
+
+
+class Indices:
+    """Samples that are their own global indices; of the held-out ones there are `held_out`."""
+
+    def __init__(self, held_out: int = 0):
+        self.held_out = held_out
+
+    def batch(self, start: int, count: int):
+        indices = torch.arange(start, start + count)
+        return indices, -indices
+
+    def validation(self, start: int, count: int):
+        return None if start + count > self.held_out else self.batch(start, count)
+
+
+def loaders(world: int, micro: int = 2, source=None) -> list[Loader]:
+    return [Loader(source or Indices(), micro, rank, world, CPU) for rank in range(world)]
+
+
+def taken(loader: Loader, first: int, count: int) -> list[list[int]]:
+    return [inputs.tolist() for inputs, _ in islice(loader.from_micro_batch(first), count)]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("micro", [1, 2])
+def test_a_step_holds_the_same_samples_for_every_number_of_ranks(world, micro):
+    accumulation = 8 // (micro * world)
+    ranks = [taken(loader, 0, 5 * accumulation) for loader in loaders(world, micro)]
+    for step in range(5):
+        of_step = [rank[step * accumulation : (step + 1) * accumulation] for rank in ranks]
+        assert all(len(batch) == micro for rank in of_step for batch in rank)
+        assert sorted(index for rank in of_step for batch in rank for index in batch) == [
+            *range(8 * step, 8 * step + 8)
+        ]
+
+
+def test_ranks_take_turns_within_a_micro_batch():
+    assert [taken(loader, 0, 2) for loader in loaders(2)] == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+
+
+def test_targets_belong_to_the_inputs():
+    inputs, targets = next(loaders(2)[1].from_micro_batch(3))
+    assert torch.equal(targets, -inputs)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_later_start_goes_on_where_an_earlier_one_would_be(world):
+    for loader in loaders(world):
+        assert taken(loader, 3, 4) == taken(loader, 0, 7)[3:]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("held_out", "batches"), [(100, 3), (13, 8), (16, 8), (3, 8), (100, 0), (0, 8)])
+def test_every_rank_has_as_many_held_out_batches_and_none_twice(world, held_out, batches):
+    ranks = [[inputs.tolist() for inputs, _ in r.held_out(batches)] for r in loaders(world, 2, Indices(held_out))]
+    expected = min(batches, held_out // (2 * world))
+    assert [len(rank) for rank in ranks] == [expected] * world
+    indices = sorted(index for rank in ranks for batch in rank for index in batch)
+    assert indices == [*range(expected * 2 * world)]
+
+
+class Pinned:
+    """Stands for a tensor on its way to a GPU; notes what is done with it."""
+
+    def __init__(self, start: int, notes: list):
+        self.start, self.notes = start, notes
+
+    def pin_memory(self):
+        self.notes.append(("pin", self.start))
+        return self
+
+    def to(self, device, non_blocking):
+        assert ("pin", self.start) in self.notes and non_blocking and device.type == "cuda"
+        return self.start
+
+
+def test_a_gpu_gets_the_same_samples_pinned():
+    class Source:
+        def batch(self, start, count):
+            assert count == 2
+            return Pinned(start, notes), Pinned(start, notes)
+
+    notes = []
+    loader = Loader(Source(), 2, 1, 4, torch.device("cuda"))
+    assert list(islice(loader.from_micro_batch(1), 3)) == [(10, 10), (18, 18), (26, 26)]
+
+
+def test_an_error_of_the_source_reaches_the_training_on_a_gpu():
+    class Broken:
+        def batch(self, start, count):
+            raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        next(Loader(Broken(), 2, 0, 1, torch.device("cuda")).from_micro_batch(0))

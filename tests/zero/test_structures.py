@@ -1,0 +1,250 @@
+"""Models built in ways that hooks on modules could miss: stage 3 computes what stage 0 does, or says why it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tests.ranks import run_ranks
+from tests.zero.training import make_optimizer
+from zerokit.comm import Communicator
+from zerokit.zero.engine import Engine
+from zerokit.zero.materialize import build_on_meta
+
+DIM = 6
+
+
+class Rows(nn.Module):
+    """Rows of modules in containers that have no forward of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleList([nn.Linear(DIM, DIM), nn.ModuleDict({"ff": nn.Linear(DIM, DIM)})]) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for first, second in self.layers:
+            x = x + second["ff"](torch.tanh(first(x)))
+        return x
+
+
+class Encoders(nn.Module):
+    """Units whose inputs require no gradient, side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoders = nn.ModuleList(nn.Linear(DIM, DIM) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(torch.tanh(encoder(x)) * (i + 1) for i, encoder in enumerate(self.encoders))
+
+
+class Detached(Encoders):
+    """Units cut off from each other's gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = 0.0
+        for encoder in self.encoders:
+            x = torch.tanh(encoder(x.detach()))
+            total = total + x
+        return total
+
+
+class Passing(nn.Module):
+    """Blocks that return one of their inputs as it is."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(DIM, DIM)
+
+        def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.tanh(self.linear(x) + bias), bias
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.full((DIM,), 0.1))
+        self.blocks = nn.ModuleList(self.Block() for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias * 2
+        for block in self.blocks:
+            x, bias = block(x, bias)
+        return x
+
+
+class Checkpointed(Encoders):
+    """A model's own activation checkpoint around several units."""
+
+    def run(self, x: Tensor) -> Tensor:
+        for encoder in self.encoders:
+            x = x + torch.tanh(encoder(x))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.run, checkpoint(self.run, x, use_reentrant=False), use_reentrant=False)
+
+
+class Choosing(Encoders):
+    """Each rank runs other units: possible where weights are whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank = Communicator(torch.device("cpu")).rank
+        return torch.tanh(self.encoders[rank](x)) + self.encoders[3](x)
+
+
+MODELS = {m.__name__: m for m in (Rows, Encoders, Detached, Passing, Checkpointed, Choosing)}
+
+
+def engine_of(model: nn.Module, stage: int, **options) -> Engine:
+    return Engine(model, make_optimizer("sgd", lr=0.1), stage=stage, **options)
+
+
+def inputs(rank: int, steps: int) -> list[Tensor]:
+    return list(torch.randn(steps, 3, DIM, generator=torch.Generator().manual_seed(rank)))
+
+
+def trained(name: str, stages: list[int]) -> list[str]:
+    digests = []
+    for stage in stages:
+        torch.manual_seed(0)
+        engine = engine_of(MODELS[name](), stage)
+        for x in inputs(engine.comm.rank, 4):
+            engine.backward(engine(x).square().mean())
+            engine.step()
+        digests.append(engine.reader.sha256())
+    return digests
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "Choosing"])
+def test_stages_agree(name):
+    results = run_ranks(trained, 2, name, [0, 1, 2, 3])
+    assert len({digest for rank in results for digest in rank}) == 1
+
+
+def test_ranks_may_use_different_units_where_weights_are_whole():
+    results = run_ranks(trained, 2, "Choosing", [0, 1, 2])
+    assert len({digest for rank in results for digest in rank}) == 1
+
+
+class Sneaky(Encoders):
+    """Uses a unit's parameters without calling its module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.encoders[1].weight) + self.encoders[0](x)
+
+
+def message_of_sneaky() -> str:
+    engine = engine_of(Sneaky(), 3)
+    try:
+        engine.backward(engine(torch.ones(2, DIM)).mean())
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+def test_weights_that_were_not_gathered_are_an_error():
+    assert "'encoders.1' were used" in run_ranks(message_of_sneaky, 2)[0]
+
+
+class Failing(Checkpointed):
+    """Raises in the forward or in the backward pass when told to."""
+
+    where = ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, encoder in enumerate(self.encoders):
+            x = x + torch.tanh(encoder(x))
+            if index == 2 and self.where == "backward":
+                x.register_hook(self.fail)
+        if self.where == "forward":
+            self.fail(x)
+        return x
+
+    @staticmethod
+    def fail(_: Tensor) -> None:
+        raise MemoryError("no room")
+
+
+def failed_once(stage: int, where: str) -> str:
+    torch.manual_seed(0)
+    model = Failing()
+    engine = engine_of(model, stage, accumulation=2)
+    for number, x in enumerate(inputs(engine.comm.rank, 3)):
+        for attempt in range(2 if number == 1 and where else 1):
+            model.where = where if number == 1 and attempt == 0 else ""
+            try:
+                for part in (x, x + 1):
+                    engine.backward(engine(part).square().mean())
+            except MemoryError:
+                if where == "forward":
+                    assert engine._micro == 0
+                continue
+        engine.step()
+    return engine.reader.sha256()
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_step_that_failed_can_be_done_again(stage, where):
+    assert run_ranks(failed_once, 2, stage, where) == run_ranks(failed_once, 2, stage, "")
+
+
+def accuracy_before_the_step(stage: int) -> list[float]:
+    torch.manual_seed(0)
+    engine, losses = engine_of(Passing(), stage), []
+    for x in inputs(engine.comm.rank, 4):
+        loss = engine(x).square().mean()
+        engine.backward(loss)
+        engine(x)  # between backward and step, with gradients on
+        engine.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_a_forward_between_backward_and_step_keeps_nothing():
+    results = [run_ranks(accuracy_before_the_step, 2, stage) for stage in (0, 1, 3)]
+    assert results[0] == results[1] == results[2]
+
+
+class Zeroed(nn.Module):
+    """Initialises itself in its constructor, as most models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(DIM, DIM)
+        nn.init.zeros_(self.head.weight)
+
+
+class Forgetful(nn.Module):
+    """Claims to initialise itself, and leaves a buffer out."""
+
+    shardwise_init = True
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(DIM))
+        self.register_buffer("table", torch.arange(3.0))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+
+def test_only_models_that_say_so_are_built_on_meta():
+    assert build_on_meta(Zeroed) is None
+    assert next(build_on_meta(Forgetful).parameters()).is_meta
+
+
+def test_what_reset_parameters_leaves_out_is_named():
+    with pytest.raises(ValueError, match=r"Forgetful.reset_parameters\(\) left 'table' unset"):
+        engine_of(build_on_meta(Forgetful), 0)
+
+
+def test_equal_modules_start_with_different_values():
+    with torch.device("meta"):
+        model = Encoders()
+    weights = engine_of(model, 0).full_state_dict()
+    assert not torch.equal(weights["encoders.0.weight"], weights["encoders.1.weight"])
