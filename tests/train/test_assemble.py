@@ -15,6 +15,7 @@ from tests.zero.training import make_optimizer
 from zerokit.comm import Communicator
 from zerokit.train.assemble import assemble, build_engine, loss_function, numerics, wrap_blocks
 from zerokit.zero.engine import Engine
+from zerokit.zero.placement import STAGES
 
 CPU = torch.device("cpu")
 VECTORS = ("model=mlp", "data=synthetic", "data.task=regression")
@@ -197,11 +198,24 @@ def test_the_values_of_a_config_reach_the_parts():
     batch = ("batch.global=8", "batch.micro=2", "launch.nproc=1", "scheduler=linear", "scheduler.warmup=0")
     trainer = assemble(config(*VECTORS, *words, *batch), Communicator(CPU))
     engine, loader = trainer.engine, trainer.loader
-    assert (engine.declared.name if hasattr(engine.declared, "name") else None, engine.clip_norm) is not None
+    assert engine.declared is STAGES[3]
     assert (engine.clip_norm, engine.max_skips, engine.accumulation, engine.lr) == (0.25, 3, 4, 0.125)
     assert (loader.micro, loader.rank, loader.world, trainer.batch.global_) == (2, 0, 1, 8)
     assert [trainer.schedule(step) for step in (0, 4)] == [1.0, 0.5]
     assert trainer.options.steps == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["zero.min_unit=0"], ["root", "blocks.0", "head"]),
+        (["zero.min_unit=600"], ["root"]),
+    ],
+)
+def test_units_of_the_config_reach_the_engine(words, names):
+    cfg = config("zero.units=[blocks.0,head]", "zero.stage=3", *words)
+    engine = build_engine(Language(dim=8, depth=2), cfg, Communicator(CPU), accumulation=1)
+    assert [unit.name for unit in engine.units] == names
 
 
 def test_the_seed_decides_on_weights_and_order():
