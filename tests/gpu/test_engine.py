@@ -30,7 +30,7 @@ def assert_close(a: dict, b: dict, tolerance: float) -> None:
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("model", ["plain", "tied", "twice", "unused", "frozen", "nested"])
 def test_stages_agree(model, world):
-    # two addends have one sum: bit for bit at two ranks; the weights follow a reference on the CPU within rounding
+    # two addends have one sum: bit for bit at two ranks
     case = Case(model=model, steps=5, clip_norm=1.0, cuda=True)
     results = run(outcome, world, case)
     digests = {rank[stage]["sha256"] for rank in results for stage in range(4)}
@@ -79,6 +79,9 @@ def losses_of_graph(stage: int, captured: bool, peer: bool) -> tuple[str, list[f
     losses = []
     for number, micros in enumerate(batches(case.steps, 2 * world)):
         engine.set_lr(0.01 * (number + 1))
+        if number in (2, WARMUP + 2):  # an evaluation before the recording, and one between replays
+            with torch.no_grad():
+                losses.append(float(engine(*(t.to(engine.device) for t in micros[rank]))))
         losses.append(float(runner([tuple(t.to(engine.device) for t in micros[m * world + rank]) for m in range(2)])))
     return engine.reader.sha256(), losses
 
