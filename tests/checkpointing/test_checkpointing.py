@@ -4,19 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zerokit.config.data_info import DataInfo
+from tests.infos import token_info
 from zerokit.config.registry import Choice, build, names, options_type
 
-DATA = DataInfo(
-    task="tokens",
-    seq_len=16,
-    vocab_size=61,
-    in_features=None,
-    out_features=None,
-    sha256="",
-    description="",
-    bytes_per_token=1.0,
-)
+DATA = token_info(16, 61)
 VARIANTS = {
     "none": {},
     "full": {},

@@ -4,22 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zerokit.config.data_info import DataInfo
+from tests.infos import token_info
 from zerokit.config.registry import Choice, build, options_type
 from zerokit.model._linear_cross_entropy import linear_cross_entropy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-DATA = DataInfo(
-    task="tokens",
-    seq_len=512,
-    vocab_size=1000,
-    in_features=None,
-    out_features=None,
-    sha256="",
-    description="",
-    bytes_per_token=None,
-)
+DATA = token_info(512, 1000)
 
 
 def gradients(checkpointing, compiled=False, **options):

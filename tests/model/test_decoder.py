@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from zerokit.config.data_info import DataInfo
+from tests.infos import token_info
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice, build, options_type
 from zerokit.model._layers import Rotary, RotaryScaling, rotate
@@ -17,16 +17,7 @@ from zerokit.model.gpt import GPTOptions
 from zerokit.model.llama import LlamaOptions
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
-DATA = DataInfo(
-    task="tokens",
-    seq_len=32,
-    vocab_size=61,
-    in_features=None,
-    out_features=None,
-    sha256="",
-    description="",
-    bytes_per_token=1.0,
-)
+DATA = token_info(32, 61)
 SMALL_GPT = GPTOptions(dim=32, layers=2, heads=4)
 SMALL_LLAMA = LlamaOptions(dim=32, layers=2, heads=4, kv_heads=2, hidden=48)
 MODERN_GPT = GPTOptions(

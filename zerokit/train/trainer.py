@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zerokit.train.loader import Loader
 from zerokit.train.memory import MemoryMeter
@@ -56,6 +57,16 @@ class _Stopwatch:
         self.seconds = self.data = 0.0
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    yield
+    for module, training in modes:
+        module.training = training
+
+
 class Trainer:
     """Runs the steps of a training and reports metrics by their names (see the README).
 
@@ -92,7 +103,7 @@ class Trainer:
             self._step(step, batches, watch)
             self.progress.step, self.progress.tokens = step + 1, self.progress.tokens + self.tokens_per_step
             last = step + 1 == self.options.steps
-            due = last or step == 0 or (step + 1) % self.options.log_every == 0
+            due = step == 0 or (step + 1) % self.options.log_every == 0
             evaluate = last or (self.options.eval_every and (step + 1) % self.options.eval_every == 0)
             metrics = None
             if due or evaluate:
@@ -194,13 +205,9 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Mean loss over held-out samples; empty where there are none."""
-        modes = [(module, module.training) for module in self.engine.module.modules()]
-        self.engine.module.eval()
-        losses = [
-            self.loss(inputs, targets).float() for inputs, targets in self.loader.held_out(self.options.eval_batches)
-        ]
-        for module, training in modes:  # some may have been in eval mode before
-            module.training = training
+        with evaluating(self.engine.module):
+            batches = self.loader.held_out(self.options.eval_batches)
+            losses = [self.loss(inputs, targets).float() for inputs, targets in batches]
         if not losses:
             return {}
         rows = self.comm.gather_row([torch.stack(losses).mean()])

@@ -19,11 +19,11 @@ from zerokit.train import summary as summaries
 from zerokit.train.assemble import assemble
 from zerokit.train.console import Console
 from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte
-from zerokit.train.trainer import Trainer
+from zerokit.train.trainer import Trainer, evaluating
 
 UNITS = {"tokens": "nats", "classification": "nats", "regression": "mse"}
 PROMPTS = {256: "def "}
-"""Beginning of the sample by size of the vocabulary; other vocabularies start from the first held-out token."""
+"""Beginning of the sample by size of the vocabulary; other vocabularies start from token 0."""
 
 STATES = ("parameters", "gradients", "optimizer")
 
@@ -203,9 +203,7 @@ def _sample(trainer: Trainer, cfg: Config) -> str | None:
     from zerokit.model._generate import generate
 
     prompt = list(PROMPTS[info.vocab_size].encode()) if info.vocab_size in PROMPTS else [0]
-    trainer.engine.module.eval()
-    tokens = generate(
-        trainer.engine, prompt, cfg.train.sample_tokens, 0.7, cfg.train.seed, info.seq_len, trainer.engine.device
-    )
-    trainer.engine.module.train()
+    engine, options = trainer.engine, cfg.train
+    with evaluating(engine.module):
+        tokens = generate(engine, prompt, options.sample_tokens, 0.7, options.seed, info.seq_len, engine.device)
     return source.decode(prompt + tokens)

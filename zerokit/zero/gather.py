@@ -30,8 +30,8 @@ class Gatherer:
         self._collective = after_update if before_use is Collective.NOTHING else before_use
         self.order: list[Unit] = []
         self._cursor = 0
-        self._persistent = [u for u in units if stage.parameter is Placement.REPLICATE]
-        for unit in self._persistent:  # their whole weights are written when the model is materialised
+        self._persistent = stage.parameter is Placement.REPLICATE
+        for unit in units if self._persistent else ():  # materialising the model has written their whole weights
             unit.slot.owner, unit.slot.version = unit, self.version
 
     # -- use ---------------------------------------------------------------------------------------------------------
@@ -54,8 +54,7 @@ class Gatherer:
         if slot.active and slot.owner is not unit:
             raise RuntimeError(
                 f"'{unit.name}' and '{slot.owner.name}' need whole weights at the same time, but share memory for "
-                "them. "
-                "Name modules in zero.units that do not run inside one another."
+                "them. Name modules in zero.units that do not run inside one another."
             )
         self._follow(unit)
         self._gather(unit)
@@ -129,7 +128,7 @@ class Gatherer:
     def weights_changed(self) -> None:
         """The update of every unit has been issued: persistent weights are gathered now, others when needed."""
         self.version += 1
-        for unit in self._persistent:
+        for unit in self.units if self._persistent else ():
             unit.slot.free = None  # updates come after every use
             self._gather(unit)
         self.begin()
@@ -138,7 +137,7 @@ class Gatherer:
     def settle(self) -> None:
         """Make later work on the compute stream see every persistent weight and every shard."""
         for unit in self.units:
-            if unit in self._persistent:
+            if self._persistent:
                 self._gather(unit)
                 self._settle(unit)
             self.comm.compute.wait(unit.updated)
@@ -158,7 +157,7 @@ class Gatherer:
         """Take no sharded weights for gathered: what slots hold is not known (around a recorded step)."""
         self.version += 1
         for unit in self.units:
-            if unit in self._persistent:
+            if self._persistent:
                 unit.slot.version = self.version
             elif not unit.slot.active:
                 unit.slot.owner = None

@@ -35,11 +35,6 @@ class Materializer:
         self._where: dict[nn.Parameter, tuple[Unit, int]] = {}
         for unit in storage.units:
             self._where.update({p: (unit, i) for i, p in enumerate(unit.parameters)})
-        extent_of = [
-            u.layout.shard if storage.stage.optimizer is Placement.SHARD else u.layout.total for u in storage.trainable
-        ]
-        extras = storage.extra.split(extent_of) if storage.extra is not None and extent_of else [None] * len(extent_of)
-        self._extra = dict(zip(storage.trainable, extras, strict=True))
 
     def write(self, parameter: nn.Parameter, value: Tensor) -> None:
         """Store the fp32 `value`, of the parameter's shape: compute weights, and what completes them."""
@@ -58,14 +53,13 @@ class Materializer:
                 else torch.empty(len(part), dtype=self.master.extra, device=weight.device)
             )
             self.master.store(weight, scratch, flat[part.start : part.stop].to(weight.device, torch.float32))
-        extra = self._extra.get(unit)
         part, begin = unit.layout.overlap(index, updated.start, updated.stop)
-        if extra is not None and len(part):
-            scratch = torch.empty(len(part), dtype=unit.weight.dtype, device=extra.device)
+        if unit.extra is not None and len(part):
+            scratch = torch.empty(len(part), dtype=unit.weight.dtype, device=unit.extra.device)
             self.master.store(
                 scratch,
-                extra[begin - updated.start :][: len(part)],
-                flat[part.start : part.stop].to(extra.device, torch.float32),
+                unit.extra[begin - updated.start :][: len(part)],
+                flat[part.start : part.stop].to(unit.extra.device, torch.float32),
             )
 
     def run(self, model: nn.Module, seed: int) -> None:

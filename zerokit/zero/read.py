@@ -37,16 +37,11 @@ class WeightReader:
 
     def _master_shard(self, unit: Unit) -> tuple[Tensor, bool]:
         """The fp32 values this rank holds of a unit, and whether they are the whole."""
-        storage = self._storage
-        whole = storage.stage.optimizer is not Placement.SHARD
-        if not unit.trainable or storage.extra is None:
-            whole = storage.stage.parameter is Placement.REPLICATE
-            return unit.weight.float(), whole
-        index = storage.trainable.index(unit)
-        sizes = [u.layout.total if whole else u.layout.shard for u in storage.trainable]
-        extra = storage.extra.split(sizes)[index]
-        weight = unit.weight if whole else unit.shard
-        return self._master.load(weight, extra), whole
+        stage = self._storage.stage
+        if unit.extra is None:
+            return unit.weight.float(), stage.parameter is Placement.REPLICATE
+        whole = stage.optimizer is not Placement.SHARD
+        return self._master.load(unit.weight if whole else unit.shard, unit.extra), whole
 
     def _begin(self) -> None:
         """Wait until every rank has written its shards and no other gather is under way."""

@@ -103,6 +103,10 @@ class Storage:
         parts = self._parts(self.gradients, self.trainable, stage.gradient)
         for unit, part in zip(self.trainable, parts, strict=True):
             unit.gradient = part
+        if self.extra is not None:
+            parts = self._parts(self.extra, self.trainable, stage.optimizer)
+            for unit, part in zip(self.trainable, parts, strict=True):
+                unit.extra = part
         self.weight_slots = self._assign_weight_slots(slots)
         self._ways = slots
         self.wires: dict[str, list[Slot]] = {}

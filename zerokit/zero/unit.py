@@ -49,6 +49,7 @@ class Unit:
     weight: Tensor | None = None  # this rank's storage at the stage's parameter placement
     shard: Tensor | None = None  # (layout.shard,) what this rank contributes to a gather; inside `weight`
     gradient: Tensor | None = None  # storage at the stage's gradient placement
+    extra: Tensor | None = None  # what completes weights to the master's, at the stage's optimizer placement
     updated: object = None  # event: the shard holds the weights of the last update
     fenced: int = -1  # the version whose shards are known to be written on every rank
     used: bool = False  # its weights have been asked for since the last backward
