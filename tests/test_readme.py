@@ -52,6 +52,7 @@ def shortened(words: list[str], folder: Path) -> list[str]:
     if "--config-path" in words:  # a config that is composed already: of the run in `folder_of_a_run`, a small one
         return own
     chosen = {word.partition("=")[0] for word in words}
+    own += ["profile.after=1", "profile.steps=1"] if "debug=profile" in words else []
     data = LIGHT if words and "data" not in chosen else ()
     return [*own, "tracker=none", *data, *(() if "model" in chosen else SMALL)]
 

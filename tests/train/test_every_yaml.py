@@ -31,6 +31,7 @@ SMALL = ("model.dim=32", "model.layers=1", "model.heads=4")
 NEEDS: dict[str, tuple[str, ...]] = {
     "data/text": ("data.files=[book.txt]",),
     "model/mlp": ("data=synthetic", "data.task=regression"),
+    "debug/profile": ("profile.after=1", "profile.steps=1"),
 }
 """What a YAML cannot be run without, as further words on the command line."""
 
@@ -97,7 +98,7 @@ def test_a_choice_trains_with_all_its_values(file, folder):
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith(OVERLAYS)])
 def test_the_first_job_of_an_overlay_trains_and_the_others_compose(file, folder):
     group, name = file.split("/")
-    first, *_ = configs("launch=cpu", f"{group}={name}", *SHORT, *SMALL)
+    first, *_ = configs("launch=cpu", f"{group}={name}", *SHORT, *SMALL, *NEEDS.get(file, ()))
     train(first, folder)
 
 

@@ -28,6 +28,7 @@ def check(config: Config) -> None:
     _check_batch(config)
     _check_schedule(config)
     _check_data(config)
+    _check_profile(config)
 
 
 def _check_batch(config: Config) -> None:
@@ -44,6 +45,15 @@ def _check_schedule(config: Config) -> None:
         registry.build("scheduler", config.scheduler, total_steps=config.train.steps)
     except ValueError as error:
         raise ConfigError(f"{error} See train.steps={config.train.steps}.") from error
+
+
+def _check_profile(config: Config) -> None:
+    profile, steps = config.profile, config.train.steps
+    if profile.steps and profile.after + profile.steps > steps:
+        raise ConfigError(
+            f"profile.after + profile.steps = {profile.after} + {profile.steps} exceeds train.steps={steps}: "
+            "trace fewer or earlier steps, or train longer."
+        )
 
 
 def _check_data(config: Config) -> None:

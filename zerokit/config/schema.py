@@ -57,6 +57,8 @@ class TrainConfig:
     """Whether only deterministic algorithms are used (slower on a GPU)."""
     sample_tokens: int = 200
     """Tokens of text generated at the end (language models); 0 generates none."""
+    peak_tflops: float | None = None
+    """TFLOP/s of one device for perf/mfu_pct; null takes the datasheet's figure for the GPU and the compute format."""
     max_skips: int = 20
     """Successive steps that may be skipped for non-finite gradients before the run fails."""
 
@@ -71,6 +73,8 @@ class TrainConfig:
         )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0, or null not to clip; got {self.clip_norm}.")
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"peak_tflops must be above 0, got {self.peak_tflops}.")
 
 
 @dataclass
@@ -136,6 +140,26 @@ class StateConfig:
 
 
 @dataclass
+class ProfileConfig:
+    """A trace of a few steps on every rank, in the folder `profile` of the run. `debug=profile` turns it on."""
+
+    steps: int = 0
+    """Steps that are traced; 0 traces none."""
+    after: int = 10
+    """Steps before the first traced one, in which kernels are compiled and caches filled."""
+    memory: bool = True
+    """Whether the allocations of the traced steps are recorded as a memory snapshot (GPU only)."""
+    shapes: bool = False
+    """Whether the shapes of the operators' inputs are recorded: a larger trace and slower steps."""
+    stacks: bool = False
+    """Whether the Python stack of each operator is recorded: a much larger trace and slower steps."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, steps=self.steps)
+        _at_least(1, after=self.after)
+
+
+@dataclass
 class RunConfig:
     """How trackers name the run."""
 
@@ -163,6 +187,7 @@ class Config:
     train: TrainConfig
     batch: BatchConfig
     state: StateConfig
+    profile: ProfileConfig
     run: RunConfig
 
     @classmethod
@@ -189,6 +214,7 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "batch": BatchConfig,
     "state": StateConfig,
+    "profile": ProfileConfig,
     "run": RunConfig,
 }
 

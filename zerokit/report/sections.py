@@ -11,6 +11,7 @@ from typing import Any
 
 from zerokit.report.chart import Bar, Line, bar_chart, format_value, line_chart
 from zerokit.report.header import header
+from zerokit.report.profile import profile
 from zerokit.report.run import Run
 from zerokit.report.tables import config_table, data_table, key_figures
 from zerokit.train.metrics import format_bytes, printable
@@ -40,7 +41,7 @@ def curves(run: Run) -> str:
         line_chart("Gradient norm", "before clipping", [_line(run, "train/grad_norm")]),
         line_chart("Step time", "s", [_line(run, "perf/step_time_s")], zero=True),
         line_chart("Loss scale", "fp16", [_line(run, "precision/loss_scale")]),
-        line_chart("Model FLOPS utilisation", "% of the peak", [_line(run, "perf/mfu_pct")], zero=True),
+        line_chart("Model FLOPs utilisation", _peak(run), [_line(run, "perf/mfu_pct")], zero=True),
         _memory_curve(run),
     )
     return "".join(charts)
@@ -82,11 +83,16 @@ def figures(run: Run) -> str:
     return f'<section id="curves"><h2>Training</h2><div class="charts">{content}</div></section>'
 
 
-SECTIONS: list[Callable[[Run], str]] = [header, key_figures, figures, memory, sample, config_table, data_table]
+SECTIONS: list[Callable[[Run], str]] = [header, key_figures, figures, memory, profile, sample, config_table, data_table]
 
 
 def _line(run: Run, name: str) -> Line:
     return Line(name.partition("/")[2].replace("_", " "), "first", run.series(name))
+
+
+def _peak(run: Run) -> str:
+    peak = run.summary.get("peak_tflops")
+    return f"% of {peak:g} TFLOP/s" if isinstance(peak, (int, float)) else "% of the peak"
 
 
 def _memory_curve(run: Run) -> str:

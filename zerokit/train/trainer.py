@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from zerokit.train.loader import Loader
 from zerokit.train.memory import MemoryMeter
 from zerokit.train.metrics import GIB, bits_per_byte
+from zerokit.train.peak import find_peak
 from zerokit.zero.engine import Engine
 from zerokit.zero.graph import CapturedStep
-
-PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
-"""Dense bf16 TFLOP/s by name of the GPU, from the vendor's datasheets; for the share of the peak that is reached."""
 
 
 @dataclass
@@ -67,6 +65,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         module.training = training
 
 
+def peak_of(engine: Engine) -> float | None:
+    """TFLOP/s of the engine's device in its compute format; None where `zerokit.train.peak` has no entry."""
+    if engine.device.type != "cuda":
+        return None
+    peak = find_peak(torch.cuda.get_device_name(engine.device))
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    return None if peak is None else peak.of(str(engine.numerics.compute).removeprefix("torch."), tf32)
+
+
 class Trainer:
     """Runs the steps of a training and reports metrics by their names (see the README).
 
@@ -86,7 +93,8 @@ class Trainer:
         self.progress = Progress()
         self.tokens_per_step = batch.global_ * (self.info.seq_len or 1)
         flops = getattr(engine.module, "flops_per_token", None)
-        self._flops_per_token = flops(self.info.seq_len) if flops else None
+        self.flops_per_token = flops(self.info.seq_len) if flops else None
+        self.peak_tflops = options.peak_tflops or peak_of(engine)
         self._loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)  # since the last measurement
         self._run = CapturedStep(engine, self._whole_step) if options.cuda_graph else self._whole_step
 
@@ -178,25 +186,19 @@ class Trainer:
         return self.meter.peak() + self.comm.shared_bytes
 
     def _speed(self, seconds: float) -> dict[str, float]:
+        """MFU in percent is 100 · tokens/s per GPU · FLOPs per token / peak; the model counts its FLOPs per token."""
         per_second = self.tokens_per_step / seconds
         speed = {
             "perf/step_time_s": seconds,
             "perf/tokens_per_sec": per_second,
             "perf/tokens_per_sec_per_gpu": per_second / self.comm.world,
         }
-        if self._flops_per_token is not None:
-            reached = per_second / self.comm.world * self._flops_per_token / 1e12
+        if self.flops_per_token is not None:
+            reached = per_second / self.comm.world * self.flops_per_token / 1e12
             speed["perf/tflops_per_gpu"] = reached
-            peak = self._peak_tflops()
-            if peak is not None:
-                speed["perf/mfu_pct"] = 100 * reached / peak
+            if self.peak_tflops is not None:
+                speed["perf/mfu_pct"] = 100 * reached / self.peak_tflops
         return speed
-
-    def _peak_tflops(self) -> float | None:
-        if self.engine.device.type != "cuda":
-            return None
-        name = torch.cuda.get_device_name(self.engine.device)
-        return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
 
     def _bits(self, prefix: str, loss: float) -> dict[str, float]:
         per_token = self.info.bytes_per_token

@@ -19,6 +19,7 @@ from zerokit.train import summary as summaries
 from zerokit.train.assemble import assemble
 from zerokit.train.console import Console
 from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte
+from zerokit.train.profile import profiling
 from zerokit.train.trainer import Trainer, evaluating
 
 UNITS = {"tokens": "nats", "classification": "nats", "regression": "mse"}
@@ -46,8 +47,10 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
         try:
             trainer = assemble(cfg, comm)
             view.begin(trainer)
-            for step, metrics in trainer.fit():
-                view.progress(step, metrics)
+            with profiling(cfg.profile, trainer, folder / "profile") as after_step:
+                for step, metrics in trainer.fit():
+                    view.progress(step, metrics)
+                    after_step()
             result = _results(trainer, cfg)
         except KeyboardInterrupt:
             view.end(status="interrupted", error="interrupted")
@@ -102,6 +105,7 @@ class _View:
         self._trainer, info = trainer, trainer.info
         count = sum(p.numel() for unit in trainer.engine.units for p in unit.parameters)
         self.summary |= {"model": {"name": self.cfg.model.name, "parameters": count}, "data_sha256": info.sha256}
+        self.summary |= {"flops_per_token": trainer.flops_per_token, "peak_tflops": trainer.peak_tflops}
         self.console.unit = "" if info.bytes_per_token else UNITS[info.task]
         self.console.note(
             f"{self.cfg.model.name} · {count:,} parameters · ZeRO stage {self.cfg.zero.stage} · "
