@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.zero.training import make_optimizer
+from tests.zero.training import make_optimizer, scalars_of
 
 REFERENCES = {
     "adamw": (dict(lr=0.01, weight_decay=0.1), torch.optim.AdamW, dict(betas=(0.9, 0.99))),
@@ -23,13 +23,12 @@ def test_equals_torch_optim(name):
     p = torch.randn(1000, generator=generator)
     theirs = torch.nn.Parameter(p.clone())
     stepper = reference([theirs], **options, **extra)
-    state = tuple(torch.zeros_like(p) for _ in optimizer.state_names)
+    state = tuple(torch.zeros_like(p) for _ in optimizer.states)
     for step in range(1, 11):
         g = torch.randn(1000, generator=generator)
         theirs.grad = g.clone()
         stepper.step()
-        lr, t = torch.tensor(options["lr"], dtype=torch.float64), torch.tensor(float(step), dtype=torch.float64)
-        scalars = {k: v.float() for k, v in optimizer.scalars(lr, t, options.get("weight_decay", 0.0)).items()}
+        scalars = scalars_of(optimizer, options["lr"], step, options.get("weight_decay", 0.0))
         p, state = optimizer.update(p, g, state, scalars)
     torch.testing.assert_close(p, theirs.detach(), rtol=1e-5, atol=1e-6)
 
@@ -38,10 +37,8 @@ def test_equals_torch_optim(name):
 def test_an_element_does_not_depend_on_its_place(name):
     optimizer = make_optimizer(name)
     generator = torch.Generator().manual_seed(0)
-    p, g, *state = (torch.randn(257, generator=generator).abs() for _ in range(2 + len(optimizer.state_names)))
-    scalars = {
-        k: v.float() for k, v in optimizer.scalars(torch.tensor(0.1).double(), torch.tensor(3.0).double(), 0.1).items()
-    }
+    p, g, *state = (torch.randn(257, generator=generator).abs() for _ in range(2 + len(optimizer.states)))
+    scalars = scalars_of(optimizer, 0.1, 3, 0.1)
     whole, _ = optimizer.update(p, g, tuple(state), scalars)
     for cut in (1, 7, 100):
         parts = [

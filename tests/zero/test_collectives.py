@@ -62,7 +62,7 @@ def measure(stage: int, case: Case) -> dict:
         "arenas": {
             "parameters": _bytes(engine.storage.weights) + _bytes(engine.storage.extra),
             "gradients": _bytes(engine.storage.gradients),
-            "optimizer": sum(_bytes(t) for t in engine.storage.states.values()),
+            "optimizer": sum(_bytes(t) for t in engine.storage.states.arenas.values()),
         },
         "totals": [(unit.kind, unit.layout.total) for unit in engine.units],
     }

@@ -15,7 +15,7 @@ from zerokit.config import registry
 from zerokit.config.registry import Choice
 from zerokit.zero.engine import Engine, Numerics, ParameterGroups
 from zerokit.zero.partition import find_blocks
-from zerokit.zero.update import Group
+from zerokit.zero.update import Group, Now
 
 GROUPS = ParameterGroups((Group(0.1), Group(0.0)), lambda name, parameter: int(parameter.ndim < 2))
 
@@ -43,6 +43,14 @@ class Case:
 def make_optimizer(name: str, **options: Any):
     """A registered optimizer."""
     return registry.build("optimizer", Choice(name, registry.options_type("optimizer", name)(**options)))
+
+
+def scalars_of(optimizer, lr: float, step: float, weight_decay: float = 0.0, kept: dict | None = None) -> dict:
+    """What the elements of a group share at a step (from 1), as fp32 tensors."""
+    momentum = None if optimizer.momentum is None else torch.tensor(optimizer.momentum, dtype=torch.float64)
+    lr, step = torch.tensor(lr, dtype=torch.float64), torch.tensor(float(step), dtype=torch.float64)
+    now = Now(lr, step, weight_decay, momentum, kept or {})
+    return {name: value.float() for name, value in optimizer.scalars(now).items()}
 
 
 def make_engine(case: Case, stage: int, **extra: Any) -> Engine:
@@ -109,7 +117,7 @@ def reference(case: Case, world: int, after_each_micro_batch: bool) -> dict[str,
         named[name].data.copy_(value)
     optimizer = make_optimizer(case.optimizer, **case.options)
     trained = {n: p for n, p in named.items() if p.requires_grad}
-    states = {n: tuple(torch.zeros_like(p) for _ in optimizer.state_names) for n, p in trained.items()}
+    states = {n: tuple(torch.zeros_like(p) for _ in optimizer.states) for n, p in trained.items()}
     for number, step in enumerate(batches(case.steps, case.accumulation * world)):
         gradients = [_gradients(plain, trained, batch, case.accumulation * world) for batch in step]
         ranks, micros = range(world), range(case.accumulation)
@@ -122,9 +130,8 @@ def reference(case: Case, world: int, after_each_micro_batch: bool) -> dict[str,
                 totals = {n: g * (case.clip_norm / norm).float() for n, g in totals.items()}
         for name, parameter in trained.items():
             total = totals[name]
-            lr, step_number = (torch.tensor(x, dtype=torch.float64) for x in (optimizer.lr, number + 1.0))
             decay = GROUPS.groups[GROUPS.of(name, parameter)].weight_decay
-            scalars = {k: v.float() for k, v in optimizer.scalars(lr, step_number, decay).items()}
+            scalars = scalars_of(optimizer, optimizer.lr, number + 1, decay)
             parameter.data, states[name] = optimizer.update(parameter.data, total, states[name], scalars)
     return {name: parameter.tolist() for name, parameter in named.items()}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import DecayOptions, Optimizer, check_range
+from zerokit.optimizer._base import Optimizer, OptimizerOptions, State, check_range
 
 
 @dataclass
-class AdamOptions(DecayOptions):
+class AdamOptions(OptimizerOptions):
     """Adam with the defaults of the paper."""
 
     lr: float = 1e-3
@@ -31,15 +31,16 @@ class AdamOptions(DecayOptions):
 class Adam(Optimizer):
     """g ← g + λp; m ← β₁m + (1-β₁)g; v ← β₂v + (1-β₂)g²; p ← p - lr·m̂ / (√v̂ + ε)."""
 
-    state_names = ("exp_avg", "exp_avg_sq")
+    states = (State("exp_avg"), State("exp_avg_sq"))
 
-    def scalars(self, lr, step, weight_decay):
-        """Penalty, step size and root of the second bias correction (0-dim float64)."""
-        o = self.options
+    def scalars(self, now):
+        """Penalty, step size and root of the second bias correction."""
+        beta1, beta2 = now.momentum, self.options.beta2
         return {
-            "penalty": lr * 0 + weight_decay,
-            "step_size": lr / (1 - o.beta1**step),
-            "root_correction": (1 - o.beta2**step).sqrt(),
+            "penalty": now.lr * 0 + now.weight_decay,
+            "follow": 1 - beta1,
+            "step_size": now.lr / (1 - beta1**now.step),
+            "root_correction": (1 - beta2**now.step).sqrt(),
         }
 
     def update(self, p, g, state, s):
@@ -47,7 +48,7 @@ class Adam(Optimizer):
         o = self.options
         mean, square = state
         g = g + s["penalty"] * p
-        mean = mean.lerp(g, 1 - o.beta1)
+        mean = mean.lerp(g, s["follow"])
         square = square * o.beta2 + g * g * (1 - o.beta2)
         return p - s["step_size"] * mean / (square.sqrt() / s["root_correction"] + o.eps), (mean, square)
 

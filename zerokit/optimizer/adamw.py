@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import DecayOptions, Optimizer, check_range
+from zerokit.optimizer._base import Optimizer, OptimizerOptions, State, check_range
 
 
 @dataclass
-class AdamWOptions(DecayOptions):
+class AdamWOptions(OptimizerOptions):
     """AdamW; the default betas suit small batches of tokens (Llama uses 0.95 for beta2)."""
 
     lr: float = 2e-3
@@ -31,22 +31,23 @@ class AdamWOptions(DecayOptions):
 class AdamW(Optimizer):
     """m ← β₁m + (1-β₁)g; v ← β₂v + (1-β₂)g²; p ← p(1-lr·λ) - lr·m̂ / (√v̂ + ε)."""
 
-    state_names = ("exp_avg", "exp_avg_sq")
+    states = (State("exp_avg"), State("exp_avg_sq"))
 
-    def scalars(self, lr, step, weight_decay):
-        """Step size and root of the second bias correction (0-dim float64)."""
-        o = self.options
+    def scalars(self, now):
+        """Factors of the weights and of the step, and root of the second bias correction."""
+        beta1, beta2 = now.momentum, self.options.beta2
         return {
-            "keep": 1 - lr * weight_decay,
-            "step_size": lr / (1 - o.beta1**step),
-            "root_correction": (1 - o.beta2**step).sqrt(),
+            "keep": 1 - now.lr * now.weight_decay,
+            "follow": 1 - beta1,
+            "step_size": now.lr / (1 - beta1**now.step),
+            "root_correction": (1 - beta2**now.step).sqrt(),
         }
 
     def update(self, p, g, state, s):
         """New values and moments of elements `p` with gradients `g`, all (n,) fp32."""
         o = self.options
         mean, square = state
-        mean = mean.lerp(g, 1 - o.beta1)
+        mean = mean.lerp(g, s["follow"])
         square = square * o.beta2 + g * g * (1 - o.beta2)
         return p * s["keep"] - s["step_size"] * mean / (square.sqrt() / s["root_correction"] + o.eps), (mean, square)
 

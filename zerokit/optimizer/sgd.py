@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import DecayOptions, Optimizer, check_range
+from zerokit.optimizer._base import Optimizer, OptimizerOptions, State, check_range
 
 
 @dataclass
-class SGDOptions(DecayOptions):
+class SGDOptions(OptimizerOptions):
     """Gradient descent, with momentum if it is above 0."""
 
     lr: float = 0.1
@@ -32,23 +32,28 @@ class SGDOptions(DecayOptions):
 class SGD(Optimizer):
     """g ← g + λp; u ← μu + g; p ← p - lr·u, or p - lr·(g + μu) with Nesterov."""
 
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """A velocity where there is momentum."""
-        return ("velocity",) if self.options.momentum else ()
+    def __init__(self, options: SGDOptions):
+        super().__init__(options)
+        self.states = (State("velocity"),) if options.momentum else ()
 
-    def scalars(self, lr, step, weight_decay):
-        """Learning rate and penalty (0-dim float64)."""
-        return {"lr": lr, "penalty": lr * 0 + weight_decay}
+    @property
+    def momentum(self) -> float | None:
+        """None where there is no velocity."""
+        return self.options.momentum or None
+
+    def scalars(self, now):
+        """Learning rate, penalty and momentum."""
+        momentum = {} if now.momentum is None else {"momentum": now.momentum}
+        return {"lr": now.lr, "penalty": now.lr * 0 + now.weight_decay, **momentum}
 
     def update(self, p, g, state, s):
         """New values and velocity of elements `p` with gradients `g`, all (n,) fp32."""
-        o = self.options
         g = g + s["penalty"] * p
         if not state:
             return p - s["lr"] * g, ()
-        velocity = state[0] * o.momentum + g
-        return p - s["lr"] * (g + velocity * o.momentum if o.nesterov else velocity), (velocity,)
+        velocity = state[0] * s["momentum"] + g
+        ahead = g + velocity * s["momentum"] if self.options.nesterov else velocity
+        return p - s["lr"] * ahead, (velocity,)
 
 
 @register("optimizer", "sgd", SGDOptions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +22,7 @@ from zerokit.zero.placement import STAGES, Collective, Placement, Stage, transit
 from zerokit.zero.read import WeightReader
 from zerokit.zero.reduce import Reducer
 from zerokit.zero.storage import Dtypes, Storage, state_bytes
-from zerokit.zero.update import Elementwise, Group, Update
+from zerokit.zero.update import Group, Rule, Update
 from zerokit.zero.wire import CollectiveWire, PeerWire
 
 
@@ -72,7 +72,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Elementwise,
+        optimizer: Rule,
         *,
         stage: Stage | int = 2,
         comm: Communicator | None = None,
@@ -105,6 +105,7 @@ class Engine:
         self.module, self.optimizer, self._accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
         self.max_skips = max_skips
         groups = groups or ParameterGroups()
+        ruled = [group if group.rule else replace(group, rule=optimizer) for group in groups.groups]
         modules = unit_modules(model, units)
         self.units = partition(model, self.comm.world, modules, groups.of, min_unit)
         if not any(unit.trainable for unit in self.units):
@@ -116,7 +117,7 @@ class Engine:
             self.units,
             self.stage,
             self._dtypes(master.extra),
-            optimizer.state_names,
+            [group.rule for group in ruled],
             self.comm.rank,
             self.device,
             prefetch + 1,
@@ -129,7 +130,7 @@ class Engine:
         self.hooks = Hooks(self.gatherer, self.reducer)
         self._attach(model)
         compiled = self.device.type == "cuda" if compile_update is None else compile_update
-        self._update = Update(self.storage, optimizer, groups.groups, master, compiled)
+        self._update = Update(self.storage, ruled, master, self.comm, compiled)
         self.reader = WeightReader(self)
         self._make_counters()
         self._micro = 0
@@ -159,6 +160,7 @@ class Engine:
             return torch.tensor(value, dtype=dtype, device=self.device)
 
         self._lr = scalar(float(self.optimizer.lr))
+        self._momentum = scalar(float("nan"))  # each rule's own
         self.steps_taken = scalar(0.0)  # Adam's t: skipped steps do not count
         self.steps_skipped = scalar(0.0)
         self._skips_in_a_row = scalar(0.0)
@@ -194,6 +196,10 @@ class Engine:
     def lr(self) -> float:
         """Learning rate of the next step. Waits for the device."""
         return float(self._lr)
+
+    def set_momentum(self, momentum: float | None) -> None:
+        """Momentum (or first beta) of the next steps, for all parameters; None takes the optimizer's own."""
+        self._momentum.fill_(float("nan") if momentum is None else momentum)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -276,7 +282,7 @@ class Engine:
             self._count(norm, ok)
             scale = clip_coefficient(norm, self.clip_norm) * unscale
             units = self.gatherer.in_order_of_use(self.storage.trainable)
-            self._update(units, self.comm, self._lr, self.steps_taken, scale, ok)
+            self._update(units, self.comm, self._lr, self._momentum, self.steps_taken, scale, ok)
             if scaler is not None:
                 scaler.update(ok)
         self.gatherer.weights_changed()
@@ -332,4 +338,4 @@ class Engine:
     def memory_at(self, stage: Stage | int) -> dict[str, int]:
         """Bytes of parameters, gradients and optimizer states that a rank would hold at another stage."""
         stage = STAGES[stage] if isinstance(stage, int) else stage
-        return state_bytes(self.units, stage, self.storage.dtypes, len(self.storage.states))
+        return state_bytes(self.units, stage, self.storage.dtypes, self.storage.states)

@@ -38,11 +38,13 @@ class Layout:
 
     offsets: first element of each parameter, in the order the parameters were given.
     numels: elements of each parameter, without padding.
+    groups: hyperparameter group of each parameter.
     spans: the whole buffer cut by hyperparameter group, in ascending order, padding included.
     """
 
     offsets: tuple[int, ...]
     numels: tuple[int, ...]
+    groups: tuple[int, ...]
     spans: tuple[Span, ...]
     total: int
     world: int
@@ -85,4 +87,4 @@ def make_layout(numels: Sequence[int], world: int, groups: Sequence[int] | None 
     total = round_up(cursor, ALIGNMENT * world)
     if spans:
         spans[-1] = Span(spans[-1].start, total, spans[-1].group)
-    return Layout(tuple(offsets), tuple(numels), tuple(spans), total, world)
+    return Layout(tuple(offsets), tuple(numels), tuple(groups), tuple(spans), total, world)

@@ -13,21 +13,20 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from zerokit.zero.layout import Span
 from zerokit.zero.placement import Placement, Stage
+from zerokit.zero.states import States, updated
 from zerokit.zero.unit import Slot, Unit
 
 
 @dataclass(frozen=True)
 class Dtypes:
     """weight: of computation; extra: what completes it to fp32 master weights (None when it is fp32);
-    gradient: of stored gradients; wire: of gradients while they are reduced; state: of optimizer states."""
+    gradient: of stored gradients; wire: of gradients while they are reduced."""
 
     weight: torch.dtype
     extra: torch.dtype | None
     gradient: torch.dtype
     wire: torch.dtype
-    state: torch.dtype = torch.float32
 
 
 def extent(unit: Unit, placement: Placement) -> int:
@@ -53,9 +52,9 @@ def nbytes(tensors: Sequence[Tensor | None]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def state_bytes(units: list[Unit], stage: Stage, dtypes: Dtypes, states: int) -> dict[str, int]:
-    """Bytes one rank stores at `stage` with `states` optimizer states: parameters (compute and master weights),
-    gradients, optimizer. The formula that `Storage` fulfils, nothing allocated."""
+def state_bytes(units: list[Unit], stage: Stage, dtypes: Dtypes, states: States) -> dict[str, int]:
+    """Bytes one rank stores at `stage`: parameters (compute and master weights), gradients, optimizer states. The
+    formula that `Storage` fulfils, nothing allocated."""
     trainable = [unit for unit in units if unit.trainable]
 
     def elements(placement: Placement, members: list[Unit]) -> int:
@@ -66,7 +65,7 @@ def state_bytes(units: list[Unit], stage: Stage, dtypes: Dtypes, states: int) ->
     return {
         "parameters": elements(stage.parameter, units) * dtypes.weight.itemsize + updated * extra,
         "gradients": elements(stage.gradient, trainable) * dtypes.gradient.itemsize,
-        "optimizer": updated * dtypes.state.itemsize * states,
+        "optimizer": states.nbytes_at(stage),
     }
 
 
@@ -74,6 +73,7 @@ class Storage:
     """The arenas of one rank, cut into the units' parts, and the slots where whole weights and gradients appear.
 
     slots: how many blocks may be gathered at once when parameters are sharded; the same for gradients on their way.
+    rules: the optimizer of each hyperparameter group, which declares its states.
     shared: makes the arena of weights (elements, dtype → zeros); None takes memory of this rank alone.
     """
 
@@ -82,7 +82,7 @@ class Storage:
         units: list[Unit],
         stage: Stage,
         dtypes: Dtypes,
-        state_names: Sequence[str],
+        rules: Sequence,
         rank: int,
         device: torch.device,
         slots: int = 2,
@@ -96,7 +96,7 @@ class Storage:
         )
         self.gradients = self._arena(self.trainable, stage.gradient, dtypes.gradient)
         self.extra = None if dtypes.extra is None else self._arena(self.trainable, stage.optimizer, dtypes.extra)
-        self.states = {name: self._arena(self.trainable, stage.optimizer, dtypes.state) for name in state_names}
+        self.states = States(self.trainable, stage, rules, rank, device)
         for unit, part in zip(units, self._parts(self.weights, units, stage.parameter), strict=True):
             unit.weight = part
             unit.shard = part if stage.parameter is Placement.SHARD else self.own(unit, part)
@@ -157,7 +157,7 @@ class Storage:
         return {
             "parameters": nbytes([self.weights, self.extra]),
             "gradients": nbytes([self.gradients]),
-            "optimizer": nbytes(list(self.states.values())),
+            "optimizer": self.states.nbytes,
             "buffers": nbytes([slot.buffer for slot in self.weight_slots] + wires),
         }
 
@@ -166,14 +166,22 @@ class Storage:
 class Region:
     """A run of elements of one hyperparameter group that this rank updates, as places in the arenas.
 
-    weight, gradient, state: first element in the arena of weights, of gradients, of optimizer states (and extra).
+    weight, gradient, extra: first element in the arena of weights, of gradients, of what completes weights.
+    start: first element in the unit's buffer.
     """
 
     weight: int
     gradient: int
-    state: int
+    extra: int
     length: int
     group: int
+    start: int
+
+    def part(self, start: int, stop: int) -> Region:
+        """Elements `[start, stop)` of the unit's buffer, which lie in this region."""
+        shift = start - self.start
+        places = (self.weight + shift, self.gradient + shift, self.extra + shift)
+        return Region(*places, stop - start, self.group, start)
 
 
 def _starts(units: list[Unit], placement: Placement) -> list[int]:
@@ -185,11 +193,10 @@ def update_regions(storage: Storage) -> dict[Unit, list[Region]]:
     stage, units, rank = storage.stage, storage.trainable, storage.rank
     weight_start = dict(zip(storage.units, _starts(storage.units, stage.parameter), strict=True))
     gradient_start = dict(zip(units, _starts(units, stage.gradient), strict=True))
-    state_start = dict(zip(units, _starts(units, stage.optimizer), strict=True))
+    extra_start = dict(zip(units, _starts(units, stage.optimizer), strict=True))
     regions: dict[Unit, list[Region]] = {unit: [] for unit in units}
     for unit in units:
-        whole = Span(0, unit.layout.total)
-        mine = Span(*unit.layout.shard_range(rank)) if stage.optimizer is Placement.SHARD else whole
+        mine = updated(unit, stage, rank)
         origin = {Placement.SHARD: mine.start, Placement.REPLICATE: 0, Placement.PARTIAL: 0}
         for span in unit.layout.spans:
             part = span.clip(mine.start, mine.stop)
@@ -198,9 +205,10 @@ def update_regions(storage: Storage) -> dict[Unit, list[Region]]:
                     Region(
                         weight=weight_start[unit] + part.start - origin[stage.parameter],
                         gradient=gradient_start[unit] + part.start - origin[stage.gradient],
-                        state=state_start[unit] + part.start - origin[stage.optimizer],
+                        extra=extra_start[unit] + part.start - origin[stage.optimizer],
                         length=len(part),
                         group=part.group,
+                        start=part.start,
                     )
                 )
     return regions

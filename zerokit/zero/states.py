@@ -1,0 +1,185 @@
+"""Memory of the optimizer's states: one arena per state, in which each rank holds what it updates.
+
+A state may have another format than the weights and fewer values than elements (one per block), and exist in some
+hyperparameter groups only. Blocks are never cut: parameters and shards start at multiples of `layout.ALIGNMENT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from zerokit.zero.layout import ALIGNMENT, Span
+from zerokit.zero.placement import Placement, Stage
+from zerokit.zero.unit import Unit
+
+
+class State(Protocol):
+    """A state that an optimizer declares: see `zerokit.optimizer._base.State`."""
+
+    name: str
+    dtype: str
+    per: int
+    initial: float
+    along: str | None
+
+
+@dataclass(frozen=True)
+class StateSlice:
+    """This rank's part of one state of one parameter, enough to save it and to divide it otherwise.
+
+    name: of the state; parameter: its name in the model.
+    size: values of the whole state, in the order of the parameter's elements; a state along rows or columns, or of the
+        whole parameter, has fewer and is whole on every rank.
+    start: place of the first value in the whole; values: (n,), a view of the memory.
+    """
+
+    name: str
+    parameter: str
+    size: int
+    start: int
+    values: Tensor
+
+
+def updated(unit: Unit, stage: Stage, rank: int) -> Span:
+    """The elements of a unit's buffer that a rank updates."""
+    whole = Span(0, unit.layout.total)
+    return Span(*unit.layout.shard_range(rank)) if stage.optimizer is Placement.SHARD else whole
+
+
+def matrix_shape(shape: torch.Size) -> tuple[int, int]:
+    """Rows and columns of a parameter seen as a matrix: its first dimension by all others; a vector is one row."""
+    if len(shape) < 2:
+        return 1, max(1, shape.numel())
+    return shape[0], shape.numel() // max(1, shape[0])
+
+
+def length_along(along: str, shape: torch.Size) -> int:
+    """Values of a state or sum that a parameter of this shape has as a whole."""
+    rows, columns = matrix_shape(shape)
+    return {"rows": rows, "columns": columns, "all": 1}[along]
+
+
+def divided(states: Sequence[State]) -> list[State]:
+    """Those that are divided with the elements."""
+    return [state for state in states if state.along is None]
+
+
+class States:
+    """The states of `units` (all trainable), as the rules of their hyperparameter groups declare them.
+
+    rules: of each group, with `states` and `kept`.
+    arenas: by name; `kept`: by name, one float64 number per group.
+    """
+
+    def __init__(self, units: Sequence[Unit], stage: Stage, rules: Sequence, rank: int, device: torch.device):
+        self.units, self.stage, self.rank, self.rules = units, stage, rank, rules
+        declared: dict[str, State] = {}
+        for rule in rules:
+            for state in rule.states:
+                assert ALIGNMENT % state.per == 0, f"blocks of {state.per} elements would be cut"
+                assert declared.setdefault(state.name, state) == state, f"two states are called {state.name}"
+        self.declared = declared
+        self._starts: dict[tuple[str, Unit], dict[Span, int]] = {}
+        self.arenas = {
+            name: torch.full((self._place(state),), state.initial, dtype=getattr(torch, state.dtype), device=device)
+            for name, state in declared.items()
+        }
+        self.kept = {
+            name: torch.tensor([r.kept.get(name, 0.0) for r in rules], dtype=torch.float64, device=device)
+            for name in dict.fromkeys(name for rule in rules for name in rule.kept)
+        }
+
+    def _place(self, state: State) -> int:
+        """Note where each part of a state begins in its arena; the arena's length."""
+        if state.along is not None:
+            return sum(self.length_of(state, group) for group in range(len(self.rules)))
+        cursor = 0
+        for unit in self.units:
+            starts = self._starts[state.name, unit] = {}
+            for part in self._parts(unit, state.name):
+                starts[part] = cursor
+                cursor += len(part) // state.per
+        return cursor
+
+    def _has(self, group: int, name: str) -> bool:
+        return any(state.name == name for state in self.rules[group].states)
+
+    def _parts(self, unit: Unit, name: str) -> list[Span]:
+        mine = updated(unit, self.stage, self.rank)
+        parts = [span.clip(mine.start, mine.stop) for span in unit.layout.spans if self._has(span.group, name)]
+        return [part for part in parts if len(part)]
+
+    def members(self, group: int) -> list[tuple[Unit, int]]:
+        """The parameters of a hyperparameter group, as units and places in them."""
+        return [(u, i) for u in self.units for i in range(len(u.names)) if u.layout.groups[i] == group]
+
+    def length_of(self, state: State, group: int) -> int:
+        """Values of a state that is whole on every rank, over a group's parameters."""
+        if not self._has(group, state.name):
+            return 0
+        return sum(length_along(state.along, unit.shapes[index]) for unit, index in self.members(group))
+
+    def whole(self, name: str, group: int) -> Tensor:
+        """The values of a state that is whole on every rank, of a group's `members` one after the other."""
+        state = self.declared[name]
+        start = sum(self.length_of(state, before) for before in range(group))
+        return self.arenas[name][start : start + self.length_of(state, group)]
+
+    def views(self, unit: Unit, start: int, stop: int, group: int) -> tuple[Tensor, ...]:
+        """The group's divided states of elements `[start, stop)` of a unit's buffer, which this rank updates."""
+        found = []
+        for state in divided(self.rules[group].states):
+            part, place = next(
+                (part, place)
+                for part, place in self._starts[state.name, unit].items()
+                if part.start <= start and stop <= part.stop
+            )
+            begin, length = place + (start - part.start) // state.per, -(-(stop - start) // state.per)
+            found.append(self.arenas[state.name][begin : begin + length])
+        return tuple(found)
+
+    def slices(self) -> list[StateSlice]:
+        """Every state of every parameter, as far as this rank holds it; `kept` comes beside them."""
+        return [*self._divided_slices(), *self._whole_slices()]
+
+    def _divided_slices(self) -> Iterator[StateSlice]:
+        for unit in self.units:
+            mine = updated(unit, self.stage, self.rank)
+            for index, name in enumerate(unit.names):
+                group = unit.layout.groups[index]
+                inside, begin = unit.layout.overlap(index, mine.start, mine.stop)
+                if not len(inside):
+                    continue
+                views = self.views(unit, begin, begin + len(inside), group)
+                for state, values in zip(divided(self.rules[group].states), views, strict=True):
+                    size = -(-unit.layout.numels[index] // state.per)
+                    yield StateSlice(state.name, name, size, inside.start // state.per, values)
+
+    def _whole_slices(self) -> Iterator[StateSlice]:
+        for group, rule in enumerate(self.rules):
+            for state in (state for state in rule.states if state.along is not None):
+                members = self.members(group)
+                sizes = [length_along(state.along, unit.shapes[index]) for unit, index in members]
+                for (unit, index), values in zip(members, self.whole(state.name, group).split(sizes), strict=True):
+                    yield StateSlice(state.name, unit.names[index], len(values), 0, values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all states."""
+        return sum(t.nbytes for t in (*self.arenas.values(), *self.kept.values()))
+
+    def nbytes_at(self, stage: Stage) -> int:
+        """Bytes that they would take at another stage; nothing is allocated."""
+        total = sum(kept.nbytes for kept in self.kept.values())
+        for unit in self.units:
+            mine = updated(unit, stage, self.rank)
+            for span in unit.layout.spans:
+                for state in divided(self.rules[span.group].states):
+                    size = getattr(torch, state.dtype).itemsize
+                    total += len(span.clip(mine.start, mine.stop)) // state.per * size
+        return total + sum(self.arenas[s.name].nbytes for s in self.declared.values() if s.along is not None)
