@@ -22,8 +22,8 @@ ALLOWED = {
     "state": BASE | {"comm", "zero"},
     "train": BASE | COMPONENTS | {"comm", "zero", "state", "report"},
     "launch": BASE | {"comm", "train.summary"},
-    "cli": BASE | {"launch", "report", "train"},
-    "compat": BASE | COMPONENTS | {"comm", "zero"},
+    "cli": BASE | {"launch", "report", "train", "compat"},
+    "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},
     "__init__": BASE | {"cli", "train"},
 }

@@ -53,3 +53,8 @@ def test_the_defaults_are_those_of_the_documentation():
     )
     static = registry.build("precision", Choice("fp16", registry.options_type("precision", "fp16")(loss_scale=64.0)))
     assert isinstance(static.scaler(CPU), StaticScaler)
+
+
+def test_consecutive_hysteresis_counts_anew_after_every_good_step():
+    scaler = DynamicScaler(8.0, 100, 2, 1.0, 2.0, CPU, consecutive=True)
+    assert scales(scaler, "x.x.xx.x") == [8, 8, 8, 8, 8, 4, 4, 4]

@@ -11,6 +11,7 @@ from zerokit.config.errors import ConfigError, suggestion
 COMMANDS = {
     "train": "zerokit.cli.train:main",
     "report": "zerokit.cli.report:main",
+    "convert": "zerokit.cli.convert:main",
     "help": "zerokit.cli.help:main",
 }
 """Where each command is; every one takes its arguments as a list of words and returns the exit status."""

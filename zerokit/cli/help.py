@@ -40,6 +40,7 @@ Usage
   zerokit help train                               options of the loop; also
                                                    batch, state, run
   zerokit report RUN_FOLDER                        write report.html again
+  zerokit convert ds_config.json                   a DeepSpeed file in our words
   `python -m zerokit` is the same command.
 """
 

@@ -27,13 +27,14 @@ class StaticScaler:
 class DynamicScaler:
     """Grows after `window` steps without an overflow; shrinks at an overflow once `hysteresis` of them have passed.
 
-    scale: 0-dim float32. The number of tolerated overflows is restored when the scale grows.
+    scale: 0-dim float32. The number of tolerated overflows is restored when the scale grows; where they must be
+    `consecutive`, by every step without one.
     """
 
-    def __init__(
-        self, initial: float, window: int, hysteresis: int, minimum: float, growth: float, device: torch.device
-    ):
+    def __init__(self, initial: float, window: int, hysteresis: int, minimum: float, growth: float,
+                 device: torch.device, consecutive: bool = False):  # fmt: skip
         self.window, self.hysteresis, self.minimum, self.growth = window, hysteresis, minimum, growth
+        self.consecutive = consecutive
         self.scale = torch.tensor(initial, dtype=torch.float32, device=device)
         self._good = torch.zeros((), dtype=torch.int64, device=device)
         self._left = torch.full((), hysteresis, dtype=torch.int64, device=device)
@@ -45,7 +46,8 @@ class DynamicScaler:
         shrinks = ~ok & (self._left <= 1)
         factor = torch.where(grows, self.growth, torch.where(shrinks, 1 / self.growth, 1.0))
         self.scale.mul_(factor).clamp_(min=self.minimum)
-        self._left.copy_(torch.where(grows, self.hysteresis, torch.where(ok | shrinks, self._left, self._left - 1)))
+        restored = grows | ok if self.consecutive else grows
+        self._left.copy_(torch.where(restored, self.hysteresis, torch.where(ok | shrinks, self._left, self._left - 1)))
         self._good.mul_(~grows)
 
     def exhausted(self) -> Tensor:

@@ -25,6 +25,8 @@ class FP16Options:
     """Steps without an overflow after which the scale grows."""
     hysteresis: int = 2
     """Overflows before the scale shrinks; counted anew when the scale has grown."""
+    consecutive_hysteresis: bool = False
+    """Whether the overflows must follow each other: every step without one counts anew."""
     min_scale: float = 1.0
     """Smallest loss scale."""
     growth: float = 2.0
@@ -50,7 +52,13 @@ def build(options: FP16Options) -> Precision:
         if options.loss_scale is not None:
             return StaticScaler(options.loss_scale, device)
         return DynamicScaler(
-            options.initial_scale, options.window, options.hysteresis, options.min_scale, options.growth, device
+            options.initial_scale,
+            options.window,
+            options.hysteresis,
+            options.min_scale,
+            options.growth,
+            device,
+            options.consecutive_hysteresis,
         )
 
     return Precision("float16", "separate", FORMATS[options.accumulate_dtype], FORMATS[options.reduce_dtype], scaler)

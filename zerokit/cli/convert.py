@@ -1,0 +1,88 @@
+"""`zerokit convert ds_config.json`: a DeepSpeed configuration as overrides and YAML of zerokit, with a note per key."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from zerokit.compat.deepspeed.source import load
+from zerokit.compat.deepspeed.translation import GROUPS, Note, Translation, translate
+from zerokit.config.errors import ConfigError
+from zerokit.config.parse import spell
+
+WIDTH = 80
+USAGE = "Give one file, or a configuration in base64: zerokit convert ds_config.json [--overrides | --yaml]."
+
+
+def main(words: list[str]) -> int:
+    """Print what the DeepSpeed configuration named by `words` is for zerokit.
+
+    `--overrides` and `--yaml` print these alone, for `$(...)` and for a file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds a key or value that zerokit does not support.
+    """
+    flags = [word for word in words if word.startswith("--")]
+    sources = [word for word in words if word not in flags]
+    if len(sources) != 1 or len(flags) > 1 or not set(flags) <= {"--overrides", "--yaml"}:
+        raise ConfigError(USAGE)
+    translation = translate(load(sources[0]))
+    parts = {"--overrides": _words, "--yaml": _yaml}
+    print(parts[flags[0]](translation) if flags else _everything(translation, sources[0]))
+    return 0
+
+
+def _everything(translation: Translation, source: str) -> str:
+    name = Path(source).stem if Path(source).exists() else "ds_config"
+    lines = [line for note in translation.notes for line in _lines(note)]
+    command = _wrapped(["python -m zerokit", *map(shlex.quote, translation.overrides())])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "On the command line:",
+            "",
+            *("  " + ("  " if index else "") + line + " \\" for index, line in enumerate(command[:-1])),
+            ("    " if len(command) > 1 else "  ") + command[-1],
+            "",
+            f"Or experiment={name}, with this as experiment/{name}.yaml in a --config-dir:",
+            "",
+            _yaml(translation),
+        ]
+    )
+
+
+def _wrapped(words: list[str]) -> list[str]:
+    """Words joined to lines, none of them broken."""
+    lines = words[:1]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) > WIDTH - 8:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return lines
+
+
+def _lines(note: Note) -> list[str]:
+    value = "{...}" if isinstance(note.value, dict) else spell(note.value)
+    text = f"{note.became or 'nothing to set'}: {note.text}"
+    return [f"{note.key}={value}", *textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")]
+
+
+def _words(translation: Translation) -> str:
+    return shlex.join(translation.overrides())
+
+
+def _yaml(translation: Translation) -> str:
+    import yaml
+
+    values: dict[str, dict[str, Any]] = {}
+    for key, value in translation.settings.items():
+        section, _, option = key.partition(".")
+        if option:
+            values.setdefault(section, {})[option] = value
+    chosen = [{f"override /{key}": translation.settings[key]} for key in GROUPS if key in translation.settings]
+    body = yaml.safe_dump({"defaults": chosen, **values}, sort_keys=False).rstrip()
+    return f"# @package _global_\n{body}"

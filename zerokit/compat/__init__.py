@@ -1,0 +1,1 @@
+"""Programming interfaces of other libraries, on top of zerokit."""

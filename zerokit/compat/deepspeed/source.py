@@ -1,0 +1,66 @@
+"""Reading a DeepSpeed configuration: a dict, the path of a JSON file, or JSON in base64. Imports no torch."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from zerokit.config.errors import ConfigError
+from zerokit.config.parse import spell
+
+
+def load(source: Any) -> dict[str, Any]:
+    """The keys and values of a configuration.
+
+    Raises:
+        ConfigError: it is neither a dict, nor a path, nor base64, or a key is given twice.
+    """
+    if isinstance(source, Mapping):
+        return dict(source)
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"A DeepSpeed configuration is a dict, a path or base64; got {type(source).__name__}.")
+    if os.path.exists(source):
+        with open(source, encoding="utf-8") as file:
+            return _read(file.read(), os.fspath(source))
+    try:
+        text = base64.b64decode(os.fspath(source), altchars=b"-_", validate=True).decode()
+    except ValueError as error:
+        raise ConfigError(f"{source}: there is no such file, and it is not JSON in base64.") from error
+    return _read(text, "base64")
+
+
+def _read(text: str, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        values = _read_hjson(text, name, error)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: expected keys with values {{...}}, got {spell(values)}.")
+    return values
+
+
+def _read_hjson(text: str, name: str, problem: json.JSONDecodeError) -> Any:
+    """JSON with comments and without quotes, by the library that DeepSpeed uses."""
+    try:
+        import hjson
+    except ImportError:
+        raise ConfigError(
+            f"{name}, line {problem.lineno}, column {problem.colno}: {problem.msg}. "
+            "If it is HJSON, which has comments: pip install hjson."
+        ) from problem
+    try:
+        return hjson.loads(text, object_pairs_hook=_unique)
+    except hjson.HjsonDecodeError as error:
+        raise ConfigError(f"{name}, line {error.lineno}, column {error.colno}: {error.msg}.") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ConfigError(f"The key '{key}' is given twice: {spell(values[key])} and {spell(value)}.")
+        values[key] = value
+    return values
