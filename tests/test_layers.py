@@ -18,17 +18,17 @@ ALLOWED = {
     "comm": BASE,
     **{component: BASE for component in COMPONENTS},
     "report": BASE | {"train.metrics", "train.advice"},
-    "zero": BASE | {"comm"},
-    "state": BASE | {"comm", "zero"},
+    "state": BASE | {"comm"},
+    "zero": BASE | {"comm", "state"},
     "train": BASE | COMPONENTS | {"comm", "zero", "state", "report"},
-    "launch": BASE | {"comm", "train.summary"},
-    "cli": BASE | {"launch", "report", "train", "compat"},
+    "launch": BASE | {"comm", "train.summary", "state.lock", "state.resume"},
+    "cli": BASE | {"launch", "report", "state", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},
     "__init__": BASE | {"cli", "train"},
 }
 """What each package may import. launch starts the worker of train by name; train.metrics and train.summary know the
-files of a run's folder and import no torch."""
+files of a run's folder and import no torch, nor do state.lock and state.resume."""
 
 TORCH_FREE = ("cli", "config")
 

@@ -21,8 +21,6 @@ from zerokit.config.schema import LaunchConfig
         (["model.context=8"], "model.context=8 is shorter than data.seq_len"),
         (["model.vocab_size=8"], "model.vocab_size=8 is below the 256 tokens"),
         (["data=text", "data.files=[no_such_file]"], "no file matches no_such_file"),
-        (["state.every=5"], "cannot save its state yet"),
-        (["state.resume=/some/state"], "cannot resume"),
     ],
 )
 def test_groups_that_do_not_fit_each_other(words, message):

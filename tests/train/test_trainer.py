@@ -127,7 +127,7 @@ def test_the_schedule_starts_at_step_0_and_is_set_before_the_update():
 
 def test_a_training_goes_on_from_its_step():
     trainer = make(accumulation=2, steps=4, log_every=2)
-    trainer.progress.step = 3
+    trainer.load_state({"step": 3, "samples": 3 * GLOBAL, "logged": 3})
     lines = due(trainer)
     assert trainer.engine.calls == [25.5, 29.5, "step"] and trainer.engine.lrs == [0.125]
     assert lines[4]["train/loss"] == mean_index(4)

@@ -121,22 +121,23 @@ class StateConfig:
     """Saving and resuming."""
 
     every: int = 0
-    """Steps between two saved states; 0 saves none."""
+    """Steps between two saved states, and one at the end; 0 saves none unless asked by a signal."""
     keep: int = 3
-    """Saved states that are kept; older ones are deleted."""
+    """Saved states that are kept; older ones are removed once a newer one has been read back."""
     resume: str = "auto"
-    """`auto` resumes from the newest state in the output folder, `never` does not; or the path of a saved state."""
+    """`auto` goes on from the newest sound state in the output folder, if there is one; `never` refuses a folder that
+    has one; or the path of a saved state or of another run's folder."""
+    asynchronous: bool = True
+    """Whether states are written beside the training, from a copy in the host's memory."""
+    on_error: Literal["fail", "continue"] = "fail"
+    """What a state that cannot be written does to the run; `continue` warns and trains on."""
+    allow_changed: list[str] = field(default_factory=list)
+    """Keys such as `optimizer.lr`, or whole groups such as `data`, that may differ from those of the state to go on
+    from."""
 
     def __post_init__(self) -> None:
         _at_least(0, every=self.every)
         _at_least(1, keep=self.keep)
-        if self.every:
-            raise ValueError(f"every={self.every}: this version cannot save its state yet; set state.every=0.")
-        if self.resume not in ("auto", "never"):
-            raise ValueError(
-                f"resume={self.resume}: this version cannot resume from a saved state yet; "
-                "set state.resume=auto or never."
-            )
 
 
 @dataclass

@@ -10,6 +10,8 @@ from typing import Any
 
 from zerokit.config.schema import Config
 from zerokit.launch.environment import joined_rank
+from zerokit.state.lock import locked
+from zerokit.state.resume import check_config
 
 WORKER = "zerokit.train.worker:run"
 """Default entry: `run(config: dict, run_dir: str) -> dict`, called in every worker process."""
@@ -25,18 +27,20 @@ def launch(config: Config, run_dir: Path, entry: str | None = None) -> dict[str,
 
     Raises:
         TrainingFailed: with rank and traceback of the root cause, if a worker failed.
-        ConfigError: if the batch cannot be divided among the processes, or there are fewer GPUs than processes.
+        ConfigError: if the batch cannot be divided among the processes, there are fewer GPUs than processes, another
+            job uses the folder, or it holds a state of another training.
         KeyboardInterrupt: after Ctrl-C; the workers have ended.
     """
     from omegaconf import OmegaConf
 
     entry = entry or WORKER
-    (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
-    if joined_rank() is not None:
-        from zerokit.launch import joined
+    with locked(run_dir):
+        check_config(config.to_dict(), run_dir)
+        OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
+        if joined_rank() is not None:
+            from zerokit.launch import joined
 
-        return joined.lead(config, run_dir, entry)
-    from zerokit.launch import local
+            return joined.lead(config, run_dir, entry)
+        from zerokit.launch import local
 
-    return local.run(config, run_dir, entry)
+        return local.run(config, run_dir, entry)

@@ -26,6 +26,10 @@ class Loader:
         batch = self.source.batch((index * self.world + self.rank) * self.micro, self.micro)
         return tuple(t.pin_memory() for t in batch) if self.device.type == "cuda" else batch
 
+    def from_sample(self, sample: int) -> Iterator[Batch]:
+        """Micro-batches, without end, after the run's first `sample` samples, rounded up to whole micro-batches."""
+        return self.from_micro_batch(-(-sample // (self.micro * self.world)))
+
     def from_micro_batch(self, first: int) -> Iterator[Batch]:
         """Micro-batches from index `first` (counted over the run) on, without end."""
         if self.device.type != "cuda":

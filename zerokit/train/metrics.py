@@ -19,12 +19,16 @@ class MetricsFile:
 
     Each line is handed to the operating system at once, so it outlives a crash of the process. NaN and the infinities
     are written as the texts "NaN", "Infinity" and "-Infinity", which `read_metrics` turns back into floats.
+
+    after: lines of later steps, from a run that goes on from this step, are removed; None keeps all.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, after: int | None = None) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _drop_cut_line(self.path)
+        if after is not None and self.path.exists():
+            _drop_later(self.path, after)
         self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -88,6 +92,21 @@ def _drop_cut_line(path: Path) -> None:
     data = path.read_bytes()
     if not data.endswith(b"\n"):
         os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _drop_later(path: Path, step: int) -> None:
+    """Keep the lines up to a step, in one move."""
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and row.get("trainer/step", 0) <= step:
+            kept.append(line)
+    draft = path.with_suffix(".jsonl.tmp")
+    draft.write_text("".join(kept), encoding="utf-8")
+    os.replace(draft, path)
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float = 1.0) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -23,13 +24,16 @@ from zerokit.zero.graph import CapturedStep
 class Progress:
     """What one `fit` has done so far.
 
-    step: optimizer steps. tokens: seen by all ranks (samples, where data has no tokens). seconds: of training, without
-    evaluation; first_seconds: of the first step alone, which compiles and allocates. loss: mean over the steps since
-    the line of metrics before; first_loss: that of the first step.
+    step: optimizer steps. samples: seen by all ranks; tokens: those in them (samples, where data has no tokens).
+    seconds: of training, without evaluation; first_seconds: of the first step alone, which compiles and allocates.
+    logged: step of the last line of metrics. loss: mean over the steps since the line before; first_loss: that of the
+    first step.
     """
 
     step: int = 0
+    samples: int = 0
     tokens: int = 0
+    logged: int = 0
     seconds: float = 0.0
     first_seconds: float = 0.0
     loss: float | None = None
@@ -104,19 +108,19 @@ class Trainer:
         Raises:
             FloatingPointError: too many steps in a row were skipped.
         """
-        batches = self.loader.from_micro_batch(self.progress.step * self.batch.accumulation)
-        watch, logged = _Stopwatch(), self.progress.step
+        batches = self.loader.from_sample(self.progress.samples)
+        watch, timed = _Stopwatch(), self.progress.step
         for step in range(self.progress.step, self.options.steps):
             watch.start()
             self._step(step, batches, watch)
-            self.progress.step, self.progress.tokens = step + 1, self.progress.tokens + self.tokens_per_step
+            self._count(step + 1)
             last = step + 1 == self.options.steps
             due = step == 0 or (step + 1) % self.options.log_every == 0
             evaluate = last or (self.options.eval_every and (step + 1) % self.options.eval_every == 0)
             metrics = None
             if due or evaluate:
-                metrics = self._measure(watch, step + 1 - logged)
-                logged = step + 1
+                metrics = self._measure(watch, step + 1 - timed)
+                self.progress.logged = timed = step + 1
                 self.engine.check()
             watch.stop()
             if metrics is not None:
@@ -126,6 +130,29 @@ class Trainer:
                 watch.reset()
                 metrics |= self.evaluate() if evaluate else {}
             yield step + 1, metrics
+
+    def _count(self, step: int) -> None:
+        progress = self.progress
+        progress.step, progress.tokens = step, progress.tokens + self.tokens_per_step
+        progress.samples += self.batch.global_
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """How far the training is, as plain JSON values; see `load_state`."""
+        values = asdict(self.progress)
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+    def load_state(self, values: dict[str, Any]) -> None:
+        """Go on from a state: the next `fit` starts with the sample and the step after those of `values`."""
+        known = {f.name for f in fields(Progress)}
+        self.progress = Progress(**{key: value for key, value in values.items() if key in known})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What else a state needs of this rank."""
+        return {"loss_sum": self._loss_sum}
+
+    # -- steps -------------------------------------------------------------------------------------------------------
 
     def _step(self, step: int, batches: Iterator, watch: _Stopwatch) -> None:
         self.lr = self.peak_lr * self.schedule(step)
@@ -148,8 +175,8 @@ class Trainer:
     # -- metrics -----------------------------------------------------------------------------------------------------
 
     def _measure(self, watch: _Stopwatch, steps: int) -> dict[str, float]:
-        """Metrics of the last `steps` steps; their mean loss. The host waits for the device."""
-        loss = self._loss_sum / steps
+        """Metrics since the line before; `watch` has timed `steps` steps. The host waits for the device."""
+        loss = self._loss_sum / (self.progress.step - self.progress.logged)
         self._loss_sum.zero_()
         rows = self.comm.gather_row(
             [loss, float(self.peak_bytes()), float(self.meter.reserved() + self.comm.shared_bytes)]
@@ -165,7 +192,7 @@ class Trainer:
         progress.tokens_per_sec = self.tokens_per_step / seconds
         metrics = {
             "trainer/tokens": progress.tokens,
-            "trainer/epoch": progress.step * self.batch.global_ / len(self.loader.source),
+            "trainer/epoch": progress.samples / len(self.loader.source),
             "train/loss": mean,
             **self._bits("train", mean),
             "train/grad_norm": float(engine.grad_norm),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from zerokit.comm.process import start
 from zerokit.config import registry
 from zerokit.config.schema import Config
 from zerokit.report import write_report
+from zerokit.state.disk import Disk
+from zerokit.state.folder import FOLDER
+from zerokit.state.resume import candidates, identity
 from zerokit.tracker._base import RunInfo
 from zerokit.train import summary as summaries
 from zerokit.train.assemble import assemble
 from zerokit.train.console import Console
 from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte
 from zerokit.train.profile import profiling
+from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer, evaluating
 
 UNITS = {"tokens": "nats", "classification": "nats", "regression": "mse"}
@@ -46,11 +51,14 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
         view = _View(cfg, config, folder, facts) if comm.rank == 0 else _Silence()
         try:
             trainer = assemble(cfg, comm)
-            view.begin(trainer)
+            saver, resumed = open_state(trainer, cfg, config, folder)
+            view.begin(trainer, resumed)
             with profiling(cfg.profile, trainer, folder / "profile") as after_step:
                 for step, metrics in trainer.fit():
                     view.progress(step, metrics)
+                    saver.after_step(step)
                     after_step()
+            saver.finish(trainer.progress.step)
             result = _results(trainer, cfg)
         except KeyboardInterrupt:
             view.end(status="interrupted", error="interrupted")
@@ -60,6 +68,24 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
             view.end(status="failed", error=f"rank {comm.rank}: {type(error).__name__}: {error}")
             raise
         return view.end(status="finished", **result)
+
+
+def open_state(
+    trainer: Trainer, cfg: Config, config: dict[str, Any], folder: Path, disk: Disk | None = None
+) -> tuple[Saver, Path | None]:
+    """What saves the run's states, and the state that the trainer now goes on from. A collective.
+
+    Raises:
+        StateError: no state can be written or read. StateMismatch: the one to go on from is of another training.
+    """
+    batch = {"batch.global": trainer.batch.global_, "data.sha256": trainer.info.sha256}
+    facts = {"precision": cfg.precision.name, "config": config}
+    saver = Saver(trainer, folder / FOLDER, cfg.state, identity(config, **batch), facts, disk)
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    paths = candidates(folder, cfg.state.resume, restarted) if trainer.comm.rank == 0 else []
+    resumed = saver.resume(paths)
+    saver.prepare()
+    return saver, resumed
 
 
 def _log_to(path: Path) -> None:
@@ -78,7 +104,7 @@ def _device_name(device: torch.device) -> str:
 class _Silence:
     """What ranks other than 0 show: nothing."""
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: Trainer, resumed: Path | None) -> None:
         pass
 
     def progress(self, step: int, metrics: dict[str, float] | None) -> None:
@@ -100,8 +126,8 @@ class _View:
         self._trainer: Trainer | None = None
         summaries.write_summary(folder, self.summary)
 
-    def begin(self, trainer: Trainer) -> None:
-        """The run is assembled: open what follows it."""
+    def begin(self, trainer: Trainer, resumed: Path | None) -> None:
+        """The run is assembled, or goes on from the state `resumed`: open what follows it."""
         self._trainer, info = trainer, trainer.info
         count = sum(p.numel() for unit in trainer.engine.units for p in unit.parameters)
         self.summary |= {"model": {"name": self.cfg.model.name, "parameters": count}, "data_sha256": info.sha256}
@@ -111,7 +137,11 @@ class _View:
             f"{self.cfg.model.name} · {count:,} parameters · ZeRO stage {self.cfg.zero.stage} · "
             f"{self.cfg.precision.name} · {trainer.comm.world} × {self.summary['device']} · {info.description}"
         )
-        self.file = MetricsFile(self.folder / "metrics.jsonl")
+        step = trainer.progress.step
+        self.summary["resumed_from"] = None if resumed is None else {"step": step, "path": str(resumed)}
+        if resumed is not None:
+            self.console.note(f"going on after step {step}, from {resumed}")
+        self.file = MetricsFile(self.folder / "metrics.jsonl", after=step)
         run = self.cfg.run
         info = RunInfo(self.folder, self.config, run.name, run.group, "train", self._tags())
         self.tracker = registry.build("tracker", self.cfg.tracker, run=info)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from zerokit.zero.hooks import Hooks
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.partition import find_blocks, partition, unit_modules
+from zerokit.zero.persist import EngineState
 from zerokit.zero.placement import STAGES, Collective, Placement, Stage, transition
 from zerokit.zero.read import WeightReader
 from zerokit.zero.reduce import Reducer
@@ -134,6 +136,7 @@ class Engine:
         self.reader = WeightReader(self)
         self._make_counters()
         self._micro = 0
+        self.state = EngineState(self)
         self.comm.fork()  # the side streams follow the first weights
 
     def _dtypes(self, extra: torch.dtype | None) -> Dtypes:
@@ -326,9 +329,47 @@ class Engine:
         """
         return self.reader.whole_weights()
 
-    def full_state_dict(self) -> Mapping[str, Tensor]:
-        """The whole fp32 weights by name, on the CPU, the same on every rank."""
-        return {name: value.cpu().clone() for name, value in self.whole_weights()}
+    def full_state_dict(self, rank0_only: bool = False) -> Mapping[str, Tensor]:
+        """The whole fp32 weights by name, on the CPU: the same on every rank, or on rank 0 with nothing on the others.
+
+        On the device one unit is whole at a time. A collective.
+        """
+        keep = self.comm.rank == 0 or not rank0_only
+        return {name: value.cpu().clone() for name, value in self.whole_weights() if keep}
+
+    def load_full_state_dict(self, weights: Mapping[str, Tensor], strict: bool = True) -> None:
+        """Take whole weights by name, the same on every rank; any mapping that yields them one by one will do. The
+        optimizer's state stays. A collective.
+
+        Raises:
+            ValueError: a name is missing or unknown (unless `strict` is false), or a shape is another.
+        """
+        self.state.load_full(weights, strict)
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, user: Any = None) -> None:
+        """Save weights, optimizer states, counters, loss scale, buffers and random generators as the folder `path`.
+
+        Between steps only. Returns when it is durable; a state is never half there. `user` (JSON) comes back from
+        `load`. A collective.
+
+        Raises:
+            StateError: a rank could not write, or `path` exists. RuntimeError: a step is under way.
+        """
+        self.state.save(Path(path), user=user)
+
+    def load(self, path: str | Path, generators: bool = True) -> Any:
+        """Take the state in the folder `path`, saved at whatever stage, precision and number of ranks, after every
+        byte has been verified; return the `user` values it was saved with. A collective.
+
+        generators: whether each rank's random generators go on as well (as far as the state has that rank).
+
+        Raises:
+            DamagedState: the file that is not as it was written. StateMismatch: it belongs to another model or
+            optimizer. In both cases nothing has changed.
+        """
+        return self.state.load(Path(path), generators=generators).user
 
     def memory(self) -> dict[str, int]:
         """Bytes that this rank holds by kind, exact: parameters, gradients, optimizer, buffers."""

@@ -1,0 +1,113 @@
+"""Which state a run goes on from, and whether it is a state of that run. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zerokit.config.errors import ConfigError
+from zerokit.config.parse import spell
+from zerokit.state.errors import StateError
+from zerokit.state.folder import FOLDER, saved_states
+from zerokit.state.manifest import NAME, read_manifest
+
+SECTIONS = ("model", "data", "optimizer", "scheduler")
+KEYS = ("train.seed", "train.clip_norm", "batch.global")
+"""What a training's weights depend on beside the sections; everything else may change from run to run."""
+
+
+def candidates(run_dir: Path, resume: str, restarted: bool = False) -> list[Path]:
+    """The states to try, newest first; none means from the beginning.
+
+    resume: `auto`, `never`, or the path of a state, of a folder of states or of a run. States in the run's own folder
+    go before a path outside it, so that a command that is started again goes on. restarted: the launcher has started
+    the workers again, so the run's own states count in any case.
+
+    Raises:
+        ConfigError: `never` or an older state although the run's folder holds (newer) states; no state at a path.
+    """
+    own = saved_states(Path(run_dir) / FOLDER)
+    if resume == "auto" or restarted and own:
+        return [saved.path for saved in own]
+    if resume == "never":
+        if own:
+            raise ConfigError(
+                f"state.resume=never: {own[0].path.parent} holds states of a run up to step {own[0].step}, and two "
+                "runs must not mix. Choose another folder with hydra.run.dir=DIR, or remove them."
+            )
+        return []
+    given = Path(resume)
+    found = _states_at(given)
+    if given.resolve().is_relative_to(Path(run_dir).resolve()):
+        newer = [saved for saved in own if saved.path.resolve() not in {path.resolve() for path in found}]
+        newer = [saved for saved in newer if saved.step > max(_step(path) for path in found)]
+        if newer:
+            raise ConfigError(
+                f"state.resume={resume}: the folder holds a newer state, of step {newer[0].step}, which is never "
+                "overwritten. Go back to the older one in another folder (hydra.run.dir=DIR), or remove the newer."
+            )
+        return found
+    return [saved.path for saved in own] or found
+
+
+def _states_at(path: Path) -> list[Path]:
+    if (path / NAME).exists():
+        return [path]
+    for folder in (path, path / FOLDER):
+        if found := saved_states(folder):
+            return [saved.path for saved in found]
+    raise ConfigError(f"state.resume={path}: expected a saved state or the output folder of a run, found none there.")
+
+
+def _step(path: Path) -> int:
+    return next((saved.step for saved in saved_states(path.parent) if saved.path == path), 0)
+
+
+def identity(config: Mapping[str, Any], **resolved: Any) -> dict[str, Any]:
+    """What makes a training the one it is, by key: the part of its config that its weights depend on."""
+    flat = {f"{section}.{key}": value for section in config for key, value in (config[section] or {}).items()}
+    chosen = {key: value for key, value in flat.items() if key.split(".")[0] in SECTIONS or key in KEYS}
+    return chosen | resolved
+
+
+def allows(allowed: Sequence[str], key: str) -> bool:
+    """Whether a key, or its section, is among those that may change."""
+    return any(key == name or key.startswith(f"{name}.") for name in allowed)
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str] = ()) -> list[str]:
+    """How the training of a state differs from this one, as lines `KEY: … in the state, … here`."""
+    changed = [key for key in saved if key in now and saved[key] != now[key] and not allows(allowed, key)]
+    names = {key.split(".")[0] for key in changed if key.endswith(".name")}
+    shown = [key for key in changed if key.endswith(".name") or key.split(".")[0] not in names]
+    return [f"{key}: {spell(saved[key])} in the state, {spell(now[key])} here" for key in shown]
+
+
+def refusal(path: Path, lines: Sequence[str]) -> str:
+    """The error for a state of another training."""
+    keys = ",".join(line.partition(":")[0].removesuffix(".name") for line in lines)
+    return (
+        f"{path} is a state of another training: {'; '.join(lines)}. Put these back, start in another folder "
+        f"(hydra.run.dir=DIR), or go on all the same with 'state.allow_changed=[{keys}]'."
+    )
+
+
+def check_config(config: Mapping[str, Any], run_dir: Path) -> None:
+    """Refuse, before a worker starts, to go on from a state of another training.
+
+    Raises:
+        ConfigError: with every field that differs.
+    """
+    options = config["state"]
+    now = identity(config)
+    if now.get("batch.global") is None:  # only the workers know it then
+        now.pop("batch.global", None)
+    for path in candidates(run_dir, options["resume"]):
+        try:
+            facts = read_manifest(path).facts
+        except (StateError, OSError):
+            continue  # the workers say what is wrong with it, and take the one before
+        if lines := differences(facts.get("training", {}), now, options["allow_changed"]):
+            raise ConfigError(refusal(path, lines))
+        return

@@ -1,0 +1,80 @@
+"""A copy of a rank's pieces on the host, taken beside the training, from which the file is written later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zerokit.comm import Communicator, Stream
+from zerokit.state.piece import Piece
+from zerokit.state.rankfile import RankFile, view_bytes
+
+WRITE_BYTES = 1 << 24
+
+
+class HostCopy:
+    """Host memory for one rank's file, page-locked where the pieces lie on a GPU, and kept from save to save.
+
+    [Note: a snapshot beside the training] The copy runs on a stream of its own after the last update; the next update
+    waits for it, and so does nothing else: forward and backward of the next step only read weights. What those change
+    (`Piece.early`: counters, the loss scale, buffers) is copied on the device first. The host waits for nothing.
+    """
+
+    def __init__(self, file: RankFile, device: torch.device):
+        self.file = file
+        self._memory = torch.empty(file.data_bytes, dtype=torch.uint8)
+        self._stream = Stream(device)
+        self._done: Any = None
+        self._held: list[Tensor] = []
+        self._locked = device.type == "cuda" and file.data_bytes > 0
+        if self._locked:  # exactly as long as needed: torch's own pinned memory is rounded up to a power of two
+            error = torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), file.data_bytes, 0)
+            torch.cuda.check_error(int(error))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory."""
+        return self._memory.nbytes
+
+    def take(self, comm: Communicator) -> None:
+        """Start the copy. The tensors hold what later calls on the compute stream see; see the note above."""
+        self._held = []
+        comm.compute.wait(comm.updates.record())
+        early = {i: self._clone(piece) for i, piece in enumerate(self.file.pieces) if piece.early}
+        with self._stream as stream:
+            stream.wait(comm.compute.record())
+            for index, (piece, offset) in enumerate(zip(self.file.pieces, self.file.offsets, strict=True)):
+                chunks = [(0, early[index])] if index in early else piece.chunks()
+                for begin, values in chunks:
+                    target = self._memory[offset + begin * piece.dtype.itemsize :][: values.nbytes]
+                    target.view(piece.dtype).copy_(values, non_blocking=True)
+            self._done = stream.record()
+        comm.updates.wait(self._done)
+
+    def _clone(self, piece: Piece) -> Tensor:
+        copy = piece.pack(*piece.views).clone()
+        self._held.append(copy)  # its memory belongs to the compute stream
+        return copy
+
+    def wait(self) -> None:
+        """Wait until the copy is there."""
+        if self._done is not None:
+            self._done.synchronize()
+        self._held = []
+
+    def stream(self) -> Iterator[memoryview]:
+        """The bytes of the file."""
+        yield memoryview(self.file.header)
+        data = view_bytes(self._memory)
+        for begin in range(0, len(data), WRITE_BYTES):
+            yield data[begin : begin + WRITE_BYTES]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._locked:
+            self.wait()
+            torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr())
+            self._locked = False

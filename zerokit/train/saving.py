@@ -1,0 +1,252 @@
+"""When a training saves its state and where it goes on: the trainer's side of `zerokit.state`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zerokit.comm.exchange import Agreement, Exchange
+from zerokit.config.schema import StateConfig
+from zerokit.state import folder as folders
+from zerokit.state.disk import Disk, make_durable_folder
+from zerokit.state.errors import DamagedState, StateError, StateMismatch
+from zerokit.state.folder import step_path
+from zerokit.state.piece import Piece, whole
+from zerokit.state.rankfile import RankFile
+from zerokit.state.read import verify
+from zerokit.state.resume import differences, refusal
+from zerokit.state.save import save_state
+from zerokit.state.snapshot import HostCopy
+from zerokit.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+SAVE, STOP = 1, 2
+"""What can be asked of a saver: to save after a step; to save and end the training."""
+ROOM = 1.02
+"""Free space asked for before the first step, in parts of what one state takes."""
+
+
+class Saver:
+    """Saves the state of a training every so many steps and on request, and finds the one to go on from.
+
+    Making one is a collective. Every rank calls `after_step` after every step, and `finish` after the last.
+
+    Args:
+        trainer: whose state it is. root: the folder of the run's states. options: every, keep, asynchronous, on_error.
+        training: what makes the training the one it is, by key (`state.resume.identity`). facts: what else a manifest
+        tells about the run.
+    """
+
+    def __init__(self, trainer: Trainer, root: Path, options: StateConfig, training: dict[str, Any],
+                 facts: dict[str, Any], disk: Disk | None = None):  # fmt: skip
+        self.trainer, self.root, self.options = trainer, Path(root), options
+        self.training, self.facts, self.disk = training, facts, disk or Disk()
+        self.last_step: int | None = None
+        """Step of the newest state that is durable."""
+        self.stall_s = 0.0
+        """Seconds for which saving has kept the host from training."""
+        self._engine = trainer.engine.state
+        self._agreement = Agreement()
+        self._exchange = Exchange()
+        self._copy: HostCopy | None = None
+        self._thread: threading.Thread | None = None
+        self._error: StateError | None = None
+        self._begun: int | None = None
+
+    # -- before the first step ---------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Find out now whether states can be written, and set memory aside for copies of them. A collective.
+
+        Raises:
+            StateError: the folder cannot be written or has no room (with on_error=continue: a warning).
+        """
+        if not self.options.every:
+            return
+        size = sum(self._exchange.gather(self._file().nbytes))
+        problem = self._exchange.first(self._probe(size) if self._exchange.rank == 0 else None)
+        if problem is not None:
+            self._failed(StateError(f"States cannot be saved: {problem}"))
+        if self.options.asynchronous:
+            self._copy = HostCopy(self._file(), self.trainer.engine.device)
+
+    def _probe(self, size: int) -> str | None:
+        try:
+            make_durable_folder(self.disk, self.root)
+            for name in folders.remove_leftovers(self.root, self.disk):
+                log.info("removed %s, left by a save that was cut short", self.root / name)
+            probe = self.root / f"probe{folders.TEMPORARY}{os.getpid()}"
+            self.disk.close(self.disk.create(probe))
+            self.disk.unlink(probe)
+            room = os.statvfs(self.root)
+        except OSError as error:
+            return f"{self.root}: {error.strerror or error}. Choose another folder with hydra.run.dir=DIR."
+        free = room.f_bavail * room.f_frsize
+        if free < ROOM * size:
+            return (
+                f"one takes {size / 2**30:.2f} GiB, and {self.root} has {free / 2**30:.2f} GiB left. Make room, or "
+                "choose another folder with hydra.run.dir=DIR."
+            )
+        return None
+
+    def _own(self) -> list[Piece]:
+        """What the trainer adds to the engine's state on this rank."""
+        trainer = self.trainer
+        return [whole(f"rank{trainer.comm.rank}/trainer/{key}", value) for key, value in trainer.tensors().items()]
+
+    def _file(self) -> RankFile:
+        return RankFile([*self._engine.pieces(), *self._own()])
+
+    def resume(self, paths: list[Path]) -> Path | None:
+        """Go on from the first of `paths` that is sound; return it, or None if there is none to go on from. A
+        collective; rank 0's paths count.
+
+        A damaged state in the run's own folder is set aside.
+
+        Raises:
+            StateMismatch: it is a state of another training. DamagedState: none of the paths is sound.
+        """
+        paths = [Path(path) for path in self._exchange.first([str(path) for path in paths])]
+        damage = None
+        for path in paths:
+            try:
+                self._load(path)
+                return path
+            except DamagedState as error:
+                damage = error
+                log.warning("%s Trying the state before it.", error)
+                if self._exchange.rank == 0 and path.parent == self.root:
+                    folders.set_aside(path, self.disk)
+        if damage is not None:
+            raise damage
+        return None
+
+    def _load(self, path: Path) -> None:
+        manifest = verify(path, self._exchange)
+        if len(set(self._exchange.gather(manifest.digest))) > 1:
+            raise DamagedState(f"{path}: the ranks do not see the same manifest; the folder must be shared by all.")
+        allowed = self.options.allow_changed
+        if lines := differences(manifest.facts.get("training", {}), self.training, allowed):
+            raise StateMismatch(refusal(path, lines))
+        optional = ("optimizer.",) if any(name.split(".")[0] == "optimizer" for name in allowed) else ()
+        self._engine.load(path, extra=self._own(), optional=optional, manifest=manifest)
+        if "trainer" in manifest.facts:
+            self.trainer.load_state(manifest.facts["trainer"])
+        if path.parent == self.root:
+            self.last_step = self._begun = self.trainer.progress.step
+
+    # -- while training ----------------------------------------------------------------------------------------------
+
+    def request(self, what: int = SAVE) -> None:
+        """Ask, on any rank at any time, in a signal handler too, for `SAVE` or `STOP` after one of the next steps."""
+        self._agreement.request(what)
+
+    def after_step(self, step: int) -> int:
+        """Save if it is time to or was asked for; return what was asked for (0: nothing), the same on all ranks.
+
+        Raises:
+            StateError: an earlier save failed, unless the options say to go on.
+        """
+        self._look()
+        asked = self._agreement.poll()
+        if asked or self.options.every and step % self.options.every == 0:
+            self.save_now(step, wait=asked >= STOP)
+        return asked
+
+    def finish(self, step: int) -> None:
+        """The training is over: save its end if it saves at all, and wait until it is durable."""
+        if self.options.every:
+            self.save_now(step)
+        self.drain()
+        self._agreement.close()
+
+    def save_now(self, step: int, wait: bool = False) -> None:
+        """Save the state after `step` steps, if that is not done or under way; wait: until it is durable. Every rank
+        calls it at the same step.
+
+        Raises:
+            StateError: it could not be saved, unless the options say to go on.
+        """
+        if step != self._begun:
+            began = time.perf_counter()
+            self._begin(step)
+            self.stall_s += time.perf_counter() - began
+        if wait:
+            self.drain()
+
+    def _begin(self, step: int) -> None:
+        self.drain()  # at most one at a time
+        self._begun = step
+        path = step_path(self.root, step)
+        self._engine.refresh()
+        facts = {**self._engine.facts(), **self.facts, "step": step, "training": self.training,
+                 "trainer": self.trainer.state()}  # fmt: skip
+        if not self.options.asynchronous:
+            file = self._file()
+            self.trainer.comm.compute.wait(self.trainer.comm.updates.record())
+            self._write(path, step, file, file.stream, facts)
+            self._look()
+            return
+        if self._copy is None:
+            self._copy = HostCopy(self._file(), self.trainer.engine.device)
+        copy = self._copy
+        copy.take(self.trainer.comm)
+        # A daemon: a rank that fails must be able to end while others keep this thread waiting.
+        arguments = (path, step, copy.file, copy.stream, facts, copy.wait)
+        self._thread = threading.Thread(target=self._write, args=arguments, name="state", daemon=True)
+        self._thread.start()
+
+    def _write(self, path: Path, step: int, file: RankFile, stream: Callable, facts: dict[str, Any],
+               ready: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+        began = time.perf_counter()
+        try:
+            ready()
+            save_state(path, file, stream, self._exchange, facts, disk=self.disk)
+            self._retain(path, step)
+            self.last_step = step
+            log.info("saved %s in %.2f s", path, time.perf_counter() - began)
+        except StateError as error:
+            self._error = error
+        except Exception as error:  # of the exchange: another rank is gone
+            self._error = StateError(f"{path} was not saved: {type(error).__name__}: {error}")
+
+    def _retain(self, path: Path, step: int) -> None:
+        """Remove older states, once this one has been read back."""
+        count = len(folders.saved_states(self.root)) if self._exchange.rank == 0 else 0
+        if self._exchange.first(count) <= self.options.keep:
+            return
+        verify(path, self._exchange)
+        if self._exchange.rank == 0:
+            try:
+                folders.purge(self.root, self.options.keep, step, self.disk)
+            except OSError as error:
+                log.warning("old states in %s could not be removed: %s", self.root, error)
+
+    def drain(self) -> None:
+        """Wait for the save under way.
+
+        Raises:
+            StateError: it failed, unless the options say to go on.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        self._look()
+
+    def _look(self) -> None:
+        """Take note of a save that has ended."""
+        if self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+        if self._thread is None and self._error is not None:
+            error, self._error = self._error, None
+            self._failed(error)
+
+    def _failed(self, error: StateError) -> None:
+        if self.options.on_error == "fail":
+            raise error
+        log.warning("%s The training goes on (state.on_error=continue).", error)

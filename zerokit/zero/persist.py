@@ -1,0 +1,288 @@
+"""What an engine's state consists of, as pieces of named tensors that do not depend on stage, world size or precision.
+
+`weight/NAME` are the exact fp32 master weights (frozen ones in the compute format), `optimizer.STATE/NAME` the
+optimizer's states, `engine/…` and `scaler/…` counters and the loss scale, `rankR/…` what each rank has of its own:
+random generators and buffers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zerokit.comm.exchange import Exchange
+from zerokit.state.disk import Disk
+from zerokit.state.errors import StateMismatch
+from zerokit.state.manifest import Manifest
+from zerokit.state.piece import Piece, whole
+from zerokit.state.rankfile import RankFile
+from zerokit.state.read import StateReader, check_fits, restore, verify
+from zerokit.state.save import check_json, save_state
+from zerokit.zero.layout import Span
+from zerokit.zero.master import MASTERS
+from zerokit.zero.materialize import Materializer
+from zerokit.zero.placement import STAGES, Placement
+from zerokit.zero.unit import Unit
+
+if TYPE_CHECKING:
+    from zerokit.zero.engine import Engine
+
+WEIGHT = "weight/"
+
+
+def _stored(unit: Unit, placement: Placement, rank: int) -> Span:
+    """The elements of a unit's buffer that a rank holds at `placement`."""
+    return Span(*unit.layout.shard_range(rank)) if placement is Placement.SHARD else Span(0, unit.layout.total)
+
+
+class Own:
+    """What one rank has of its own, in tensors made for saving: random generators and persistent buffers."""
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self._model, self._device = model, device
+        self.tensors = {key: value.clone() for key, value in self._now()}
+
+    def _now(self) -> Iterator[tuple[str, Tensor]]:
+        yield "rng/torch", torch.get_rng_state()
+        if self._device.type == "cuda":
+            yield "rng/cuda", torch.cuda.get_rng_state(self._device)
+        _, words, gauss = random.getstate()
+        yield "rng/python", torch.tensor(words, dtype=torch.int64)
+        yield "rng/python_gauss", torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64)
+        for name, buffer in self._buffers():
+            yield f"buffer/{name}", buffer
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        for path, module in self._model.named_modules():
+            for key, buffer in module._buffers.items():
+                if buffer is not None and key not in module._non_persistent_buffers_set:
+                    yield f"{path}.{key}".lstrip("."), buffer
+
+    def refresh(self) -> None:
+        """Take the values of this moment."""
+        for key, value in self._now():
+            self.tensors[key].copy_(value)
+
+    def apply(self, generators: bool) -> None:
+        """Give generators and buffers the values of the tensors."""
+        for name, buffer in self._buffers():
+            buffer.copy_(self.tensors[f"buffer/{name}"])
+        if not generators:
+            return
+        torch.set_rng_state(self.tensors["rng/torch"])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(self.tensors["rng/cuda"], self._device)
+        filled, gauss = self.tensors["rng/python_gauss"].tolist()
+        random.setstate((3, tuple(self.tensors["rng/python"].tolist()), gauss if filled else None))
+
+
+class EngineState:
+    """Saves and loads the state of an engine."""
+
+    def __init__(self, engine: Engine):
+        self._engine, self._comm, self._storage = engine, engine.comm, engine.storage
+        self._master = MASTERS[engine.numerics.master]
+        self._exchange: Exchange | None = None
+        self._own = Own(engine.module, engine.device)
+
+    @property
+    def exchange(self) -> Exchange:
+        """Messages between the ranks; asking for the first time is a collective."""
+        self._exchange = self._exchange or Exchange()
+        return self._exchange
+
+    # -- what there is -----------------------------------------------------------------------------------------------
+
+    def pieces(self) -> list[Piece]:
+        """This rank's part of what is saved: every element on one rank."""
+        rank, world = self._comm.rank, self._comm.world
+        shared = [piece.share(rank, world) if everywhere else piece for piece, everywhere in self._shared()]
+        return [*shared, *(whole(f"rank{rank}/{key}", value) for key, value in self._own.tensors.items())]
+
+    def _shared(self) -> Iterator[tuple[Piece, bool]]:
+        """What this rank holds of the tensors that ranks share, and whether every rank holds the same."""
+        yield from self._weights()
+        yield from self._states()
+        yield from ((whole(name, value), True) for name, value in self._counters().items())
+
+    def _weights(self) -> Iterator[tuple[Piece, bool]]:
+        stage = self._storage.stage
+        for unit in self._engine.units:
+            placement = stage.optimizer if unit.trainable else stage.parameter
+            mine, divided = _stored(unit, placement, self._comm.rank), placement is Placement.SHARD
+            weight = unit.shard if divided else unit.weight
+            for index, name in enumerate(unit.names):
+                inside, begin = unit.layout.overlap(index, mine.start, mine.stop)
+                place = slice(begin - mine.start, begin - mine.start + len(inside))
+                facts = (WEIGHT + name, tuple(unit.shapes[index]), inside.start)
+                if unit.extra is None:
+                    yield Piece(*facts, weight.dtype, (weight[place],)), not divided
+                else:
+                    views = (weight[place], unit.extra[place])
+                    yield Piece(*facts, torch.float32, views, self._master.load, self._master.store), not divided
+
+    def _states(self) -> Iterator[tuple[Piece, bool]]:
+        states = self._storage.states
+        shapes = {name: unit.shapes[i] for unit in self._storage.trainable for i, name in enumerate(unit.names)}
+        for part in states.slices():
+            whole_shape = shapes[part.parameter]
+            shape = tuple(whole_shape) if part.size == whole_shape.numel() else (part.size,)
+            name = f"optimizer.{part.name}/{part.parameter}"
+            divided = states.declared[part.name].along is None and self._storage.stage.optimizer is Placement.SHARD
+            yield Piece(name, shape, part.start, part.values.dtype, (part.values,)), not divided
+        for name, kept in states.kept.items():
+            yield whole(f"optimizer.{name}", kept), True
+
+    def _counters(self) -> dict[str, Tensor]:
+        engine = self._engine
+        counters = {
+            "engine/lr": engine._lr,
+            "engine/momentum": engine._momentum,
+            "engine/steps_taken": engine.steps_taken,
+            "engine/steps_skipped": engine.steps_skipped,
+            "engine/skips_in_a_row": engine._skips_in_a_row,
+            "engine/grad_norm": engine.grad_norm,
+        }
+        scaler = engine.numerics.scaler
+        return counters | ({} if scaler is None else {f"scaler/{k}": v for k, v in scaler.state().items()})
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says about the engine."""
+        engine = self._engine
+        stage = next(number for number, stage in STAGES.items() if stage == engine.declared)
+        return {"stage": stage, "compute": str(engine.numerics.compute).removeprefix("torch.")}
+
+    def refresh(self) -> None:
+        """Before saving: take this moment's generators and buffers; make sure that no step is under way.
+
+        Raises:
+            RuntimeError: between two micro-batches of a step.
+        """
+        if self._engine._micro:
+            raise RuntimeError(
+                f"A state can be saved between steps only; {self._engine._micro} of {self._engine.accumulation} "
+                "micro-batches of this one are done. Call engine.step() first."
+            )
+        self._own.refresh()
+
+    # -- saving and loading ------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, facts: Mapping[str, Any] | None = None, user: Any = None,
+             extra: Sequence[Piece] = (), disk: Disk | None = None) -> None:  # fmt: skip
+        """Write the state `path` and return when it is durable; see `Engine.save`. extra: more pieces of this rank."""
+        check_json(user)
+        self.refresh()
+        self._comm.compute.wait(self._comm.updates.record())
+        file = RankFile([*self.pieces(), *extra])
+        save_state(path, file, file.stream, self.exchange, {**self.facts(), **(facts or {})}, user, disk)
+
+    def load(self, path: Path, extra: Sequence[Piece] = (), optional: Sequence[str] = (), generators: bool = True,
+             manifest: Manifest | None = None) -> Manifest:  # fmt: skip
+        """Take the state `path`; see `Engine.load`.
+
+        extra: more pieces of this rank, left as they are where the state has none. optional: prefixes of names that
+        may be missing in the state, or not be wanted here (tensors that are missing keep their values). manifest: of
+        the state, if it has been verified.
+        """
+        manifest = manifest or verify(path, self.exchange)
+        wanted = self._wanted(manifest, optional)
+        own = self._own_pieces(manifest, [*extra])
+        self._check(manifest, [*wanted, *own], tuple(optional), path)
+        self._begin()
+        with StateReader(path, manifest) as reader, torch.no_grad():
+            restore(reader, [*wanted, *own])
+            same_rank = any(piece.name.endswith("rng/torch") for piece in own)
+            self._own.apply(generators and same_rank)
+        self._end()
+        return manifest
+
+    def _wanted(self, manifest: Manifest, optional: Sequence[str]) -> list[Piece]:
+        optional = ("scaler/", "engine/", *optional)
+        pieces = [piece for piece, _ in self._shared() if len(piece)]
+        return [p for p in pieces if p.name in manifest.tensors or not p.name.startswith(tuple(optional))]
+
+    def _check(self, manifest: Manifest, pieces: list[Piece], optional: tuple[str, ...], path: Path) -> None:
+        """Raise StateMismatch on every rank if the state does not fit the engine of any."""
+        problem = None
+        try:
+            check_fits(manifest, pieces, str(path))
+            known = {piece.name for piece, _ in self._shared()}
+            of_engine = tuple(p for p in (WEIGHT, "optimizer.") if p not in optional)
+            foreign = [name for name in manifest.tensors if name.startswith(of_engine) and name not in known]
+            if foreign:
+                raise StateMismatch(f"{path} is a state of another training: it has '{foreign[0]}', which is not here.")
+        except StateMismatch as error:
+            problem = str(error)
+        for found in self.exchange.gather(problem):
+            if found is not None:
+                raise StateMismatch(found)
+
+    def _own_pieces(self, manifest: Manifest, extra: list[Piece]) -> list[Piece]:
+        """This rank's own tensors as far as the state has them; buffers of rank 0 where it was of another world."""
+        same_world = manifest.facts.get("world") == self._comm.world
+        pieces = []
+        for key, value in self._own.tensors.items():
+            rank = 0 if key.startswith("buffer/") and not same_world else self._comm.rank
+            pieces.append(whole(f"rank{rank}/{key}", value))
+        return [piece for piece in (*pieces, *extra) if piece.name in manifest.tensors]
+
+    def _begin(self) -> None:
+        """Wait until nothing reads or writes the state any more, on any rank."""
+        engine = self._engine
+        engine.gatherer.settle()
+        engine.gatherer.finish()
+        self._comm.join()
+        _synchronize(engine.device)
+        self.exchange.gather(None)
+        self._own.refresh()
+
+    def _end(self) -> None:
+        """The state has been written by the compute stream: whole weights are gathered from it again."""
+        engine = self._engine
+        _synchronize(engine.device)
+        engine.forget_events()
+        self._comm.fork()
+        self.exchange.gather(None)
+        engine.gatherer.invalidate()
+        engine.gatherer.weights_changed()
+
+    # -- whole weights -----------------------------------------------------------------------------------------------
+
+    def load_full(self, weights: Mapping[str, Tensor], strict: bool) -> None:
+        """Take whole weights by name; see `Engine.load_full_state_dict`."""
+        engine = self._engine
+        names = [name for unit in engine.units for name in unit.names]
+        aliases = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
+        buffers = {name for name, _ in self._own._buffers()}
+        missing = [name for name in names if name not in weights]
+        foreign = [name for name in weights if name not in aliases | buffers]
+        if strict and (missing or foreign):
+            raise ValueError(
+                f"These weights are not those of the model: missing {missing[:3] or 'none'}, unknown "
+                f"{foreign[:3] or 'none'}; strict=False loads what fits."
+            )
+        for unit in engine.units:
+            for name, shape in zip(unit.names, unit.shapes, strict=True):
+                if name in weights and weights[name].shape != shape:
+                    raise ValueError(f"'{name}': expected the shape {tuple(shape)}, got {tuple(weights[name].shape)}.")
+        self._begin()
+        writer = Materializer(self._storage, self._master, self._comm)
+        with torch.no_grad():
+            for unit in engine.units:
+                for name, parameter in zip(unit.names, unit.parameters, strict=True):
+                    if name in weights:
+                        writer.write(parameter, weights[name])
+            for name, buffer in self._own._buffers():
+                if name in weights:
+                    buffer.copy_(weights[name])
+        self._end()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
