@@ -25,11 +25,11 @@ def save(folder: Path, stage: int, precision: str = "bf16", **case) -> str:
     return engine.reader.sha256()
 
 
-def canonical(folder: Path) -> dict[str, list]:
+def canonical(folder: Path) -> dict[str, str]:
     """Whole tensors that ranks share, put together from all files."""
     manifest = verify(folder)
     with StateReader(folder, manifest) as reader:
-        return {n: reader.tensor(n).tolist() for n in manifest.tensors if not n.startswith("rank")}
+        return {n: str(reader.tensor(n).tolist()) for n in manifest.tensors if not n.startswith("rank")}
 
 
 def load_and_save(folder: Path, stage: int, precision: str, number: int) -> str:

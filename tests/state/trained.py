@@ -41,11 +41,11 @@ def fresh(stage: int, precision: str = "bf16", **case: Any) -> Engine:
     return make_engine(Case(**PRECISIONS[precision], **case), stage)
 
 
-def values(engine: Engine) -> dict[str, list]:
-    """Everything a rank would save, by name and place, as plain values."""
+def values(engine: Engine) -> dict[str, str]:
+    """Everything a rank would save, by name and place, as texts that tell every value apart."""
     engine.state.refresh()
     pieces = engine.state.pieces()
-    return {f"{p.name}[{p.start}]": [v for _, chunk in p.chunks() for v in chunk.tolist()] for p in pieces if len(p)}
+    return {f"{p.name}[{p.start}]": str([chunk.tolist() for _, chunk in p.chunks()]) for p in pieces if len(p)}
 
 
 def open_trainer(folder: Path | str, *words: str, disk: Any = None) -> tuple[Trainer, Saver]:

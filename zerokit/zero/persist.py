@@ -211,9 +211,7 @@ class EngineState:
         problem = None
         try:
             check_fits(manifest, pieces, str(path))
-            known = {piece.name for piece, _ in self._shared()}
-            of_engine = tuple(p for p in (WEIGHT, "optimizer.") if p not in optional)
-            foreign = [name for name in manifest.tensors if name.startswith(of_engine) and name not in known]
+            foreign = [name for name in manifest.tensors if self._is_foreign(name) and not name.startswith(optional)]
             if foreign:
                 raise StateMismatch(f"{path} is a state of another training: it has '{foreign[0]}', which is not here.")
         except StateMismatch as error:
@@ -221,6 +219,14 @@ class EngineState:
         for found in self.exchange.gather(problem):
             if found is not None:
                 raise StateMismatch(found)
+
+    def _is_foreign(self, name: str) -> bool:
+        """Whether a state's tensor is a weight or optimizer state that this engine does not have."""
+        states = self._storage.states
+        kind, _, parameter = name.partition("/")
+        if kind.startswith("optimizer."):
+            return kind.removeprefix("optimizer.") not in {*states.declared, *states.kept}
+        return name.startswith(WEIGHT) and not any(parameter in unit.names for unit in self._engine.units)
 
     def _own_pieces(self, manifest: Manifest, extra: list[Piece]) -> list[Piece]:
         """This rank's own tensors as far as the state has them; buffers of rank 0 where it was of another world."""
