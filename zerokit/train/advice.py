@@ -9,7 +9,7 @@ RULES = (
     (
         r"out of memory|OutOfMemory|cannot allocate|can't allocate|DefaultCPUAllocator",
         "Give each rank less to hold: a higher stage (zero=stage3), a smaller batch.micro with a larger "
-        "batch.accumulation, or checkpointing=full.",
+        "batch.accumulation, or checkpointing=full. The end of that rank's log lists what each would save.",
     ),
     (
         r"non-?finite|\bnan\b|\binf\b|overflow|loss scale|skipped",

@@ -23,6 +23,7 @@ from zerokit.train import summary as summaries
 from zerokit.train.assemble import assemble
 from zerokit.train.console import Console
 from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte
+from zerokit.train.out_of_memory import explained
 from zerokit.train.profile import profiling
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer, evaluating
@@ -49,6 +50,7 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
         facts = summaries.first_facts(config, comm.world) | {"device": _device_name(process.device)}
         log.info("rank %d of %d on %s", comm.rank, comm.world, facts["device"])
         view = _View(cfg, config, folder, facts) if comm.rank == 0 else _Silence()
+        trainer = None
         try:
             trainer = assemble(cfg, comm)
             saver, resumed = open_state(trainer, cfg, config, folder)
@@ -64,9 +66,13 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
             view.end(status="interrupted", error="interrupted")
             raise
         except Exception as error:
+            failure = explained(error, cfg, trainer)
             log.exception("the training failed")
-            view.end(status="failed", error=f"rank {comm.rank}: {type(error).__name__}: {error}")
-            raise
+            view.end(status="failed", error=f"rank {comm.rank}: {type(failure).__name__}: {failure}")
+            if failure is error:
+                raise
+            log.info("%s", failure)
+            raise failure.with_traceback(error.__traceback__) from None  # the log has what torch said
         return view.end(status="finished", **result)
 
 
