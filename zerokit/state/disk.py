@@ -71,6 +71,7 @@ def remove_tree(disk: Disk, path: Path) -> None:
 def make_durable_folder(disk: Disk, path: Path) -> None:
     """Make a folder and those above it, each name durable."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    disk.make_folder(path)
+    if missing:
+        disk.make_folder(path)
     for folder in reversed(missing):
         disk.sync_folder(folder.parent)

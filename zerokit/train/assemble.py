@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,8 @@ def assemble(cfg: Config, comm: Communicator) -> Trainer:
     model = build_model(cfg, source.info)
     wrap_blocks(model, cfg, comm.device)
     engine = build_engine(model, cfg, comm, batch.accumulation)
-    torch.manual_seed(cfg.train.seed * 1_000_003 + comm.rank)  # dropout differs between ranks
+    own_seed = cfg.train.seed * 1_000_003 + comm.rank  # dropout differs between ranks
+    torch.manual_seed(own_seed)
+    random.seed(own_seed)
     loader = Loader(source, batch.micro, comm.rank, comm.world, comm.device)
     return Trainer(engine, schedule, loader, loss_function(engine, source), batch, cfg.train)
