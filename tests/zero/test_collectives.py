@@ -61,7 +61,7 @@ def measure(stage: int, case: Case) -> dict:
         "formula": engine.memory_at(engine.declared),
         "arenas": {
             "parameters": _bytes(engine.storage.weights) + _bytes(engine.storage.extra),
-            "gradients": _bytes(engine.storage.gradients),
+            "gradients": sum(_bytes(gradient) for gradient in engine.storage.gradients),
             "optimizer": sum(_bytes(t) for t in engine.storage.states.arenas.values()),
         },
         "totals": [(unit.kind, unit.layout.total) for unit in engine.units],

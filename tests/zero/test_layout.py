@@ -57,3 +57,11 @@ def test_spans_tile_the_buffer_by_group(sizes, world):
 @given(SIZES, st.integers(2, 9))
 def test_the_order_does_not_depend_on_the_number_of_ranks(sizes, world):
     assert layout_of(sizes, world).offsets == layout_of(sizes, 1).offsets
+
+
+@given(SIZES, WORLDS)
+def test_padding_is_what_no_parameter_covers(sizes, world):
+    layout = layout_of(sizes, world)
+    covered = {k for (n, _), start in zip(sizes, layout.offsets, strict=True) for k in range(start, start + n)}
+    pads = [k for pad in layout.padding() for k in range(pad.start, pad.stop)]
+    assert pads == sorted(set(range(layout.total)) - covered)

@@ -89,12 +89,14 @@ class Engine:
         prefetch: int = 1,
         peers: bool = False,
         compile_update: bool | None = None,
+        transient_gradients: bool | None = None,
     ):
         """Divide the model's state. The keywords mean what the config keys of the same names mean.
 
         comm: the ranks and their device (by default all ranks, on the CPU). groups: which parameters share
         hyperparameters. seed: of first weights on the meta device. peers: transport by peer memory where possible.
-        compile_update: run the optimizer as one compiled kernel (by default on a GPU).
+        compile_update: run the optimizer as one compiled kernel; transient_gradients: give the memory of gradients to
+        activations from the update to the next backward pass (both by default on a GPU).
 
         Raises:
             ValueError: nothing to train; a pattern of `units` matches nothing; a module cannot initialise itself.
@@ -124,6 +126,7 @@ class Engine:
             self.device,
             prefetch + 1,
             shared=self.comm.allocate_shared if peers else None,
+            transient=self.device.type == "cuda" if transient_gradients is None else transient_gradients,
         )
         Materializer(self.storage, master, self.comm).run(model, seed)
         self.gatherer = Gatherer(self.units, self.stage, self.comm, prefetch)
@@ -137,6 +140,8 @@ class Engine:
         self._make_counters()
         self._micro = 0
         self.state = EngineState(self)
+        for unit in self.storage.trainable:  # all views of it are made
+            unit.drop_gradient()
         self.comm.fork()  # the side streams follow the first weights
 
     def _dtypes(self, extra: torch.dtype | None) -> Dtypes:
@@ -310,9 +315,12 @@ class Engine:
             )
 
     def forget_events(self) -> None:
-        """Drop the events between streams; everything issued must be done (before and after recording a CUDA graph)."""
+        """Drop the events between streams, and what waits for them; everything issued must be done (before and after
+        recording a CUDA graph)."""
         self.gatherer.forget_events()
         self.reducer.forget_events()
+        for unit in self.storage.trainable:
+            unit.drop_gradient()
 
     # -- weights and memory ------------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class Gatherer:
         elif unit.updated is not None:  # written by the update itself, or not gathered from others
             self.comm.compute.wait(unit.updated)
             unit.updated = None
+        unit.drop_gradient()
 
     def release(self, unit: Unit) -> None:
         """The unit's weights are not needed for now."""

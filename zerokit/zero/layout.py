@@ -58,6 +58,13 @@ class Layout:
         """`[start, stop)` of the shard of `rank` in the flat buffer."""
         return rank * self.shard, (rank + 1) * self.shard
 
+    def padding(self) -> list[Span]:
+        """The elements that belong to no parameter, in ascending order."""
+        ends = sorted((offset, offset + numel) for offset, numel in zip(self.offsets, self.numels, strict=True))
+        starts = [*(start for start, _ in ends), self.total]
+        pads = zip((0, *(stop for _, stop in ends)), starts, strict=True)
+        return [Span(start, stop) for start, stop in pads if start < stop]
+
     def overlap(self, index: int, start: int, stop: int) -> tuple[Span, int]:
         """The part of parameter `index` inside `[start, stop)` of the buffer: its span in the parameter, and the
         element of the buffer where it begins."""

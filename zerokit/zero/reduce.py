@@ -100,6 +100,7 @@ class Reducer:
         self._check_used(unit, gradients)
         for parameter in unit.parameters:
             parameter.grad = None
+        unit.hold_gradient()
         if self._writes_in_place:
             self._wire.write(unit, gradients, unit.gradient, accumulate=not self._first)
             if self._last:

@@ -1,7 +1,7 @@
 """All flat memory of one rank: what each placement of a stage costs, allocated once.
 
-Every kind of state is one arena, a single tensor in which the units' parts lie one after the other, so that work on
-all of them (the update, the gradient norm, zeroing) takes few kernels.
+Every kind of state is one arena, a single tensor in which the units' parts lie one after the other. Gradients are a
+tensor for each unit, since their memory comes and goes (`zerokit.zero.unit`, [Note: gradients come and go]).
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Storage:
     slots: how many blocks may be gathered at once when parameters are sharded; the same for gradients on their way.
     rules: the optimizer of each hyperparameter group, which declares its states.
     shared: makes the arena of weights (elements, dtype → zeros); None takes memory of this rank alone.
+    transient: whether gradients give their memory back after the update.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Storage:
         device: torch.device,
         slots: int = 2,
         shared: Callable[[int, torch.dtype], Tensor] | None = None,
+        transient: bool = False,
     ):
         self.units, self.stage, self.dtypes, self.rank, self.device = units, stage, dtypes, rank, device
         self.trainable = [unit for unit in units if unit.trainable]
@@ -94,15 +96,15 @@ class Storage:
         self.weights = (
             self._arena(units, stage.parameter, dtypes.weight) if shared is None else shared(count, dtypes.weight)
         )
-        self.gradients = self._arena(self.trainable, stage.gradient, dtypes.gradient)
         self.extra = None if dtypes.extra is None else self._arena(self.trainable, stage.optimizer, dtypes.extra)
         self.states = States(self.trainable, stage, rules, rank, device)
         for unit, part in zip(units, self._parts(self.weights, units, stage.parameter), strict=True):
             unit.weight = part
             unit.shard = part if stage.parameter is Placement.SHARD else self.own(unit, part)
-        parts = self._parts(self.gradients, self.trainable, stage.gradient)
-        for unit, part in zip(self.trainable, parts, strict=True):
-            unit.gradient = part
+        for unit in self.trainable:
+            gradient = torch.zeros(extent(unit, stage.gradient), dtype=dtypes.gradient, device=device)
+            start = unit.layout.shard_range(rank)[0] if stage.gradient is Placement.SHARD else 0
+            unit.set_gradient(gradient, start, transient)
         if self.extra is not None:
             parts = self._parts(self.extra, self.trainable, stage.optimizer)
             for unit, part in zip(self.trainable, parts, strict=True):
@@ -125,6 +127,11 @@ class Storage:
     @staticmethod
     def _parts(arena: Tensor, units: list[Unit], placement: Placement) -> list[Tensor]:
         return list(arena.split([extent(u, placement) for u in units])) if units else []
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The trainable units' gradients, which may be without memory at the moment."""
+        return [unit.gradient for unit in self.trainable]
 
     def own(self, unit: Unit, full: Tensor) -> Tensor:
         """This rank's shard (layout.shard,) of a unit's whole buffer."""
@@ -152,11 +159,12 @@ class Storage:
 
     def memory(self) -> dict[str, int]:
         """Bytes by kind: `parameters` (compute and master weights), `gradients`, `optimizer` (its states), `buffers`
-        (slots of gathered weights and of gradients on their way). Exact."""
+        (slots of gathered weights and of gradients on their way). Exact at the end of a step's backward passes, when
+        all gradients are there."""
         wires = [slot.buffer for slots in self.wires.values() for slot in slots]
         return {
             "parameters": nbytes([self.weights, self.extra]),
-            "gradients": nbytes([self.gradients]),
+            "gradients": nbytes(self.gradients),
             "optimizer": self.states.nbytes,
             "buffers": nbytes([slot.buffer for slot in self.weight_slots] + wires),
         }
@@ -166,7 +174,7 @@ class Storage:
 class Region:
     """A run of elements of one hyperparameter group that this rank updates, as places in the arenas.
 
-    weight, gradient, extra: first element in the arena of weights, of gradients, of what completes weights.
+    weight, extra: first element in the arena of weights, of what completes weights; gradient: in the unit's gradient.
     start: first element in the unit's buffer.
     """
 
@@ -192,7 +200,6 @@ def update_regions(storage: Storage) -> dict[Unit, list[Region]]:
     """What this rank updates of each trainable unit."""
     stage, units, rank = storage.stage, storage.trainable, storage.rank
     weight_start = dict(zip(storage.units, _starts(storage.units, stage.parameter), strict=True))
-    gradient_start = dict(zip(units, _starts(units, stage.gradient), strict=True))
     extra_start = dict(zip(units, _starts(units, stage.optimizer), strict=True))
     regions: dict[Unit, list[Region]] = {unit: [] for unit in units}
     for unit in units:
@@ -204,7 +211,7 @@ def update_regions(storage: Storage) -> dict[Unit, list[Region]]:
                 regions[unit].append(
                     Region(
                         weight=weight_start[unit] + part.start - origin[stage.parameter],
-                        gradient=gradient_start[unit] + part.start - origin[stage.gradient],
+                        gradient=part.start - origin[stage.gradient],
                         extra=extra_start[unit] + part.start - origin[stage.optimizer],
                         length=len(part),
                         group=part.group,

@@ -32,6 +32,13 @@ class Slot:
 class Unit:
     """Parameters of one module (or what is left over for the root), of one kind: all trainable or all frozen.
 
+    [Note: gradients come and go] A unit's gradient is one tensor object for good, so that the optimizer's views of it
+    are made once, but its memory is there from the first reduction of a step until compute has waited for the update
+    that used it: in the next forward pass, where activations take it over block by block. At the peak a rank holds the
+    larger of the two, not both. It is allocated and freed on the compute stream; the streams of reductions and updates
+    follow that one before they use it, and it follows them before it is freed. On a CPU the memory is kept: there it
+    would come back page by page.
+
     parameters: in the order of `layout`; names: their names in the model; shapes: of the whole parameters.
     kind: "root" (what is left over, whole while a step runs), "block" (one of a row of modules), "outer" (another
         module of its own) or "nested" (inside or around another unit's module).
@@ -54,9 +61,35 @@ class Unit:
     fenced: int = -1  # the version whose shards are known to be written on every rank
     used: bool = False  # its weights have been asked for since the last backward
     reduced: bool = False  # this micro-batch's gradients have been handed to the reduction
+    spent: bool = False  # its gradient is used up by an update, which may still run
+    transient: bool = False  # its gradient gives its memory back once it is spent
+    gaps: list[Tensor] = field(default_factory=list)  # the padding in `gradient`
 
     def __post_init__(self) -> None:
         self.shapes = [p.shape for p in self.parameters]
+
+    def set_gradient(self, gradient: Tensor, start: int, transient: bool) -> None:
+        """Take zeros that hold the gradient from element `start` of the layout on."""
+        self.gradient, self.transient = gradient, transient
+        self.spent = True
+        pads = (span.clip(start, start + len(gradient)) for span in self.layout.padding())
+        self.gaps = [gradient[pad.start - start : pad.stop - start] for pad in pads if len(pad)]
+
+    def hold_gradient(self) -> None:
+        """Give the gradient memory if it has none, on the current stream: padding is zero, the rest undefined."""
+        self.spent = False
+        storage = self.gradient.untyped_storage()
+        if storage.size() == 0:
+            storage.resize_(self.gradient.nbytes)
+            if self.gaps:
+                torch._foreach_zero_(self.gaps)
+
+    def drop_gradient(self) -> None:
+        """Free the memory of a gradient that is spent; the current stream must follow the update. No view of it can be
+        made until it has memory again."""
+        if self.spent and self.transient:
+            self.gradient.untyped_storage().resize_(0)
+        self.spent = False
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Each parameter's view of a whole flat buffer (≥ layout.total,), in the parameters' shapes."""

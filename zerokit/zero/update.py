@@ -82,7 +82,7 @@ def make_part(storage: Storage, unit: Unit, region: Region) -> Part:
     return Part(
         cut(storage.weights, region.weight),
         None if storage.extra is None else cut(storage.extra, region.extra),
-        cut(storage.gradients, region.gradient),
+        cut(unit.gradient, region.gradient),
         storage.states.views(unit, region.start, region.start + region.length, region.group),
         region.group,
     )
@@ -143,7 +143,7 @@ class Update:
                 for part in self._parts[unit]:
                     self._kernels[part.group](part.weight, part.extra, part.gradient, part.state, scalars[part.group],
                                               part.known, scale, ok)  # fmt: skip
-                unit.updated = stream.record()
+                unit.updated, unit.spent = stream.record(), True
         # Memory of the compute stream must not be used again before the update has read it.
         self._held = (scalars, scale, ok)
 
