@@ -22,7 +22,9 @@ ALLOWED = {
     "zero": BASE | {"comm", "state"},
     "train": BASE | COMPONENTS | {"comm", "zero", "state", "report"},
     "launch": BASE | {"comm", "train.summary", "state.lock", "state.resume"},
-    "cli": BASE | {"launch", "report", "state", "train", "compat"},
+    "sweep": BASE
+    | {"launch", "report", "state.folder", "train.console", "train.metrics", "train.panel", "train.summary"},
+    "cli": BASE | {"launch", "report", "state", "sweep", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},
     "__init__": BASE | {"cli", "train"},

@@ -44,8 +44,9 @@ def test_answers_come_at_once(tmp_path, words, seconds):
     [
         (["trian"], "There is no command 'trian'. Did you mean train?"),
         (["train", "zero"], "Cannot read 'zero': write KEY=VALUE"),
-        (["report"], "Give one folder: zerokit report RUN_FOLDER."),
-        (["report", "nowhere"], "nowhere holds no metrics.jsonl"),
+        (["report"], "Give one folder: zerokit report FOLDER [baseline=CELL]."),
+        (["report", "nowhere"], "There is no folder nowhere"),
+        (["report", "."], "is no folder of a run or a sweep"),
     ],
 )
 def test_a_wrong_command_is_explained(tmp_path, words, message):

@@ -53,7 +53,7 @@ def test_a_sweep_is_refused_for_one_wrong_job():
 
 
 def test_an_overlay_can_be_a_sweep():
-    assert [c.zero.stage for c in configs("launch=cpu", "experiment=zero_stages")] == [0, 1, 2, 3]
+    assert [c.zero.stage for c in configs("launch=cpu", "experiment=stages")] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

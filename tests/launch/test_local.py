@@ -79,15 +79,6 @@ def test_the_command_shows_the_cause_once_and_ends_with_status_1(tmp_path):
     assert "Error executing job" not in result.stderr
 
 
-def test_the_jobs_of_a_sweep_go_on_after_a_failure(tmp_path):
-    words = ["-m", "launch=cpu", "zero=stage0,stage1,stage2", "hydra.sweep.dir=sweep", "run.tags=[raise at stage 1]"]
-    result = python("-m", "tests.launch.fake_worker", *words, cwd=tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.count("rank 1 of 2 failed") == 1
-    assert (tmp_path / "sweep" / "2" / "logs" / "result0").read_text() == "2 4.0\n"
-    assert not (tmp_path / "sweep" / "1" / "logs" / "result0").exists()
-
-
 def test_a_run_can_be_repeated_from_its_folder(tmp_path):
     first = python("-m", "tests.launch.fake_worker", "launch=cpu", "train.steps=7", "hydra.run.dir=first", cwd=tmp_path)
     assert first.returncode == 0, first.stderr

@@ -38,8 +38,9 @@ Usage
   zerokit help GROUP                               the choices of a group
   zerokit help GROUP=NAME                          every option of a choice
   zerokit help train                               options of the loop; also
-                                                   batch, state, run
-  zerokit report RUN_FOLDER                        write report.html again
+                                                   batch, state, run, sweep
+  zerokit report FOLDER                            compare a sweep's cells,
+                                                   or show a run again
   zerokit convert ds_config.json                   a DeepSpeed file in our words
   `python -m zerokit` is the same command.
 """

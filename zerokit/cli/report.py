@@ -1,4 +1,4 @@
-"""`zerokit report RUN_FOLDER`: write report.html again from what the run left."""
+"""`zerokit report FOLDER [baseline=CELL]`: write the report of a run or a sweep from what it left."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ from pathlib import Path
 
 from zerokit.config.errors import ConfigError
 
+USAGE = "zerokit report FOLDER [baseline=CELL]"
+
 
 def main(words: list[str]) -> int:
-    """Write the report of the run folder that `words` name and print its path.
+    """Write the report of the folder that `words` name and print its path; for a sweep also that of report.md.
 
     Raises:
-        ConfigError: if there is no such folder.
+        ConfigError: if the folder is none of a run or a sweep, or there is no such cell.
     """
-    if len(words) != 1:
-        raise ConfigError("Give one folder: zerokit report RUN_FOLDER.")
-    folder = Path(words[0])
-    if not (folder / "metrics.jsonl").exists():
-        raise ConfigError(f"{folder} holds no metrics.jsonl: give the output folder of a run.")
+    options = [word for word in words if word.startswith("baseline=")]
+    folders = [word for word in words if word not in options]
+    if len(folders) != 1 or len(options) > 1 or folders[0].startswith("-"):
+        raise ConfigError(f"Give one folder: {USAGE}.")
+    folder = Path(folders[0])
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}: give the output folder of a run or a sweep.")
     from zerokit.report import write_report
+    from zerokit.report.cells import is_sweep
 
-    print(write_report(folder))
+    if options and not is_sweep(folder):
+        raise ConfigError(f"baseline= compares the cells of a sweep, and {folder} holds none.")
+    try:
+        page = write_report(folder, options[0].partition("=")[2] if options else None)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    print(page)
+    if is_sweep(folder):
+        print(page.with_suffix(".md"))
     return 0

@@ -8,17 +8,12 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.launch.environment import joined_rank
-from zerokit.launch.errors import TrainingFailed
-
-
-class _Shown(Exception):
-    """A job of a sweep failed, and its error has been printed."""
+from zerokit.sweep.task import JobFailed, Task
 
 
 def main(words: list[str]) -> int:
@@ -67,8 +62,13 @@ def _run(words: list[str]) -> int:
     configs = compose(args)
     if args.cfg:
         return _show(configs[0], args.package)
+    task = Task(list(sys.argv), many=len(configs) > 1)
     with translated():
-        return _hydra(args, _job(len(configs) > 1))
+        try:
+            status = _hydra(args, task)
+        finally:
+            swept = task.sweep.finish() if task.sweep is not None else 0
+    return status or swept
 
 
 def parse(words: list[str]) -> Namespace:
@@ -92,30 +92,6 @@ def parse(words: list[str]) -> Namespace:
     return args
 
 
-def _job(sweep: bool) -> Callable[[Any], Any]:
-    command = list(sys.argv)
-
-    def job(composed: Any) -> float | None:
-        """Train one job; Hydra calls it. A sweeper gets the loss to minimise."""
-        from hydra.core.hydra_config import HydraConfig
-
-        from zerokit.config.compose import to_config
-        from zerokit.launch import launch
-
-        run_dir = Path(HydraConfig.get().runtime.output_dir).resolve()
-        with _arguments(command):
-            try:
-                return launch(to_config(composed), run_dir).get("loss")
-            except (TrainingFailed, ConfigError) as error:
-                # Hydra goes on with the other jobs of a sweep and raises the first error at the end.
-                print(f"zerokit: {error}", file=sys.stderr)
-                if sweep:
-                    raise _Shown from error
-                sys.exit(1 if isinstance(error, TrainingFailed) else 2)
-
-    return job
-
-
 def _hydra(args: Namespace, job: Callable[[Any], Any]) -> int:
     import hydra
 
@@ -124,7 +100,7 @@ def _hydra(args: Namespace, job: Callable[[Any], Any]) -> int:
     with _arguments([sys.argv[0], *_words(args)]), _raw_errors():
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-        except _Shown:
+        except JobFailed:
             return 1
     return 0
 

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from zerokit.config import registry
+from zerokit.config import identity, registry
 from zerokit.config.checks import check
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import defaults, unknown_key
@@ -68,6 +68,8 @@ def prepare(args: Namespace) -> None:
     if args.shell_completion:  # its words are install=bash and the like
         return
     args.overrides = [*_hydra_defaults(args), *(_normalise(word, folders) for word in args.overrides)]
+    places = [place for place in (args.config_dir, args.config_path, args.config_name) if place]
+    identity.register_resolvers(identity.sweep_name([*places, *args.overrides]))
 
 
 def compose(args: Namespace) -> list[Config]:

@@ -103,6 +103,20 @@ def options_type(group: str, name: str) -> type:
     return _component(group, name).options
 
 
+def of_script() -> dict[str, dict[str, Component]]:
+    """Return what the script that this process runs has registered; another process would not find it by import."""
+    return {
+        group: {name: component for name, component in known.items() if component.origin.startswith("__main__:")}
+        for group, known in _components.items()
+    }
+
+
+def restore(components: dict[str, dict[str, Component]]) -> None:
+    """Register components of `of_script` in this process."""
+    for group, known in components.items():
+        _components[group].update(known)
+
+
 def build(group: str, choice: Choice, **context: Any) -> Any:
     """Call the builder of the chosen component with its options and the context.
 

@@ -173,6 +173,29 @@ class RunConfig:
 
 
 @dataclass
+class SweepConfig:
+    """How the cells of a sweep (-m) are run."""
+
+    parallel: int = 1
+    """Cells that run at the same time, each on its own share of the GPUs, or of the cores."""
+    dry_run: bool = False
+    """Whether the cells are only listed, with the memory that they are predicted to take."""
+    force: bool = False
+    """Whether cells that are predicted not to fit are run all the same."""
+    resume: Literal["auto", "never"] = "auto"
+    """`auto` skips the cells that have finished before and goes on with half-done ones, `never` starts all afresh."""
+    metric: str = "loss"
+    """Key of summary.json that a searching sweeper optimises, such as `loss` or `tokens_per_sec`."""
+    memory_gib: float | None = None
+    """Memory of a rank that a cell must fit into; null means that of the GPU, and no limit on a CPU."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, parallel=self.parallel)
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise ValueError(f"memory_gib must be above 0, got {self.memory_gib}.")
+
+
+@dataclass
 class Config:
     """Everything a run depends on."""
 
@@ -190,6 +213,7 @@ class Config:
     state: StateConfig
     profile: ProfileConfig
     run: RunConfig
+    sweep: SweepConfig
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
@@ -217,6 +241,7 @@ SECTIONS: dict[str, type] = {
     "state": StateConfig,
     "profile": ProfileConfig,
     "run": RunConfig,
+    "sweep": SweepConfig,
 }
 
 

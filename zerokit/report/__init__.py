@@ -1,30 +1,45 @@
-"""report.html: a run in pictures, made from the files it left and nothing else."""
+"""report.html: a run, or a sweep, in pictures, made from the files it left and nothing else."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from zerokit.report.page import render
+from zerokit.report.cells import is_sweep, load_sweep
+from zerokit.report.page import render, render_sweep
+from zerokit.report.rows import markdown
 from zerokit.report.run import load_run
 
 __all__ = ["write_report"]
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Write `report.html` into the folder of a run, from its metrics.jsonl, summary.json and config.yaml.
+def write_report(folder: str | Path, baseline: str | None = None) -> Path:
+    """Write `report.html` into the folder of a run or of a sweep, for a sweep also `report.md`.
 
-    Works while the run goes on and after a crash: files that are missing or cut leave their part of the page out.
+    Works while it goes on and after a crash: files that are missing or cut leave their part of the page out.
+
+    Args:
+        folder: of a run, with metrics.jsonl, summary.json or config.yaml; or of a sweep, with such folders in it.
+        baseline: number, label or folder of the cell that the others are compared with; default the first that
+            finished.
 
     Returns:
-        The path of the report.
+        The path of the page.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds none of the three files.
+        FileNotFoundError: if the folder holds neither.
+        ConfigError: if there is no such baseline.
     """
-    directory = Path(run_dir)
-    path = directory / "report.html"
-    draft = directory / f".report-{os.getpid()}.html"
-    draft.write_text(render(load_run(directory)), encoding="utf-8")
-    draft.replace(path)
-    return path
+    directory = Path(folder)
+    if not is_sweep(directory):
+        return _replace(directory / "report.html", render(load_run(directory)))
+    sweep = load_sweep(directory)
+    base = sweep.baseline(baseline)
+    _replace(directory / "report.md", markdown(sweep, base))
+    return _replace(directory / "report.html", render_sweep(sweep, base))
+
+
+def _replace(path: Path, text: str) -> Path:
+    draft = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    draft.write_text(text, encoding="utf-8")
+    return draft.replace(path)

@@ -10,6 +10,10 @@ from html import escape
 from zerokit.report.scale import LOG_RATIO, Scale, automatic, format_tick, linear, steps
 
 MAX_POINTS = 500
+MAX_NAMED = 4
+"""Lines that have room for their names at their ends."""
+MAX_NAME = 14
+"""Characters of such a name."""
 LABEL_GAP = 0.075
 
 
@@ -24,6 +28,8 @@ class Line:
     """(step, value); NaN breaks the line."""
     dots: bool = False
     """Whether the points are marked; for series of few points."""
+    dashed: bool = False
+    """Whether it is drawn in dashes, to tell it from another one of its color."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,22 @@ class Bar:
     """What stands at its end."""
     note: str = ""
     classes: list[str] = field(default_factory=list)
+    mark: float | None = None
+    """Bytes at which a mark stands, such as a prediction."""
 
 
 def line_chart(
-    title: str, unit: str, lines: list[Line], zero: bool = False, wide: bool = False, log_above: float = LOG_RATIO
+    title: str,
+    unit: str,
+    lines: list[Line],
+    zero: bool = False,
+    wide: bool = False,
+    log_above: float = LOG_RATIO,
+    axis: str = "step",
 ) -> str:
     """Return a figure with lines over optimizer steps; an empty text if there is no point.
+
+    The lines carry their names where there are few, else a legend does.
 
     Args:
         title: what is shown.
@@ -51,6 +67,7 @@ def line_chart(
         zero: whether the axis starts at 0.
         wide: whether the figure takes the whole width of the page.
         log_above: ratio of the largest to the smallest value above which the axis is logarithmic.
+        axis: what the lines run over.
     """
     lines = [line for line in lines if line.points]
     if not lines:
@@ -59,14 +76,16 @@ def line_chart(
     across = steps(step for line in lines for step, _ in line.points)
     up = linear(values, zero=True) if zero else automatic(values, log_above)
     shapes = "".join(_shape(line, across, up) for line in lines)
-    classes = " ".join(["chart", *["wide"] * wide, *["named"] * (len(lines) > 1)])
+    crowded = len(lines) > MAX_NAMED or max(len(line.label) for line in lines) > MAX_NAME
+    classes = " ".join(["chart", *["wide"] * wide, *["named"] * (1 < len(lines) <= MAX_NAMED), *["many"] * crowded])
     return f"""<figure class="{classes}">
 <figcaption><b>{escape(title)}</b> <span>{escape(unit)}{", log scale" if up.logarithmic else ""}</span></figcaption>
 <div class="frame" role="img" aria-label="{escape(_describe(title, unit, lines))}">
-<div class="y">{_ticks(up, "bottom")}</div>
-<div class="plot">{_grid(up)}<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">{shapes}</svg>
-{_dots(lines, across, up)}{_labels(lines, up)}<div class="hair" hidden></div><div class="tip" hidden></div></div>
-<div class="x">{_ticks(across, "left")}</div>
+<div class="y">{ticks(up, "bottom")}</div>
+<div class="plot">{grid(up)}<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">{shapes}</svg>
+{_dots(lines, across, up)}{"" if crowded else _labels(lines, up)}<div class="hair" hidden></div>\
+<div class="tip" hidden></div></div>
+<div class="x" data-axis="{escape(axis)}">{ticks(across, "left")}</div>
 </div>
 {_keys(lines)}{_caption(lines)}<script type="application/json">{_data(lines, across)}</script>
 </figure>"""
@@ -81,8 +100,8 @@ def bar_chart(title: str, unit: str, bars: list[Bar], labels: dict[str, str]) ->
         bars: from top to bottom.
         labels: kinds, in the order of the legend, with their names for people.
     """
-    longest = max((sum(size for _, size in bar.parts) for bar in bars), default=0) or 1
-    legend = "".join(_key(kind, name) for kind, name in labels.items())
+    longest = max((max(bar.mark or 0, sum(size for _, size in bar.parts)) for bar in bars), default=0) or 1
+    legend = "".join(key(kind, name) for kind, name in labels.items())
     rows = "".join(_bar(bar, longest, labels) for bar in bars)
     return f"""<figure class="bars">
 <figcaption><b>{escape(title)}</b> <span>{escape(unit)}</span></figcaption>
@@ -98,10 +117,11 @@ def _bar(bar: Bar, longest: float, labels: dict[str, str]) -> str:
         shapes.append(f'<rect x="{place:.3f}%" width="{width:.3f}%" height="100%" style="fill:var(--{kind})"/>')
         place += width
     total = f"{place:.3f}%"
+    mark = f'<circle class="mark" cx="{bar.mark / longest * 100:.3f}%" cy="9" r="4.5"/>' if bar.mark else ""
     note = f" <span>{escape(bar.note)}</span>" if bar.note else ""
     return f"""<div class="{" ".join(["row", *bar.classes])}"><span class="name">{escape(bar.label)}</span>
 <svg height="18" role="img" aria-label="{escape(f"{bar.label}: {bar.text}")}"><g>{"".join(shapes)}</g>\
-<line x1="{total}" x2="{total}" y1="0" y2="18"/></svg>
+<line x1="{total}" x2="{total}" y1="0" y2="18"/>{mark}</svg>
 <span class="value">{escape(bar.text)}{note}</span></div>"""
 
 
@@ -113,7 +133,8 @@ def _shape(line: Line, across: Scale, up: Scale) -> str:
             continue
         path.append(f"{pen}{across.at(step) * 1000:.1f} {(1 - up.at(value)) * 1000:.1f}")
         pen = "L"
-    return f'<path d="{"".join(path)}" style="stroke:var(--{line.color})"/>'
+    dashes = ";stroke-dasharray:6 4" if line.dashed else ""
+    return f'<path d="{"".join(path)}" style="stroke:var(--{line.color}){dashes}"/>'
 
 
 def thin(points: list[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
@@ -135,12 +156,14 @@ def _drawable(value: float, up: Scale) -> bool:
     return not math.isnan(value) and (value > 0 or not up.logarithmic)
 
 
-def _ticks(scale: Scale, side: str) -> str:
+def ticks(scale: Scale, side: str) -> str:
+    """Return the labels of an axis; `side` is the CSS property that places them."""
     places = zip(scale.ticks, scale.labels(), strict=True)
     return "".join(f'<span style="{side}:{scale.at(tick) * 100:.2f}%">{label}</span>' for tick, label in places)
 
 
-def _grid(up: Scale) -> str:
+def grid(up: Scale) -> str:
+    """Return a rule across the plot at each tick."""
     return "".join(f'<i style="bottom:{up.at(tick) * 100:.2f}%"></i>' for tick in up.ticks)
 
 
@@ -152,7 +175,7 @@ def _dots(lines: list[Line], across: Scale, up: Scale) -> str:
             for step, value in line.points:
                 if _drawable(value, up):
                     place = f"left:{across.at(step) * 100:.2f}%;bottom:{up.at(value) * 100:.2f}%"
-                    dots.append(f'<b class="dot" style="{place};background:var(--{line.color})"></b>')
+                    dots.append(f'<b class="dot" style="{place};--ink:var(--{line.color})"></b>')
     return "".join(dots)
 
 
@@ -187,11 +210,12 @@ def _keys(lines: list[Line]) -> str:
     """Return the legend of a chart with several lines, for narrow pages that have no room for names at their ends."""
     if len(lines) < 2:
         return ""
-    items = "".join(_key(line.color, line.label) for line in lines)
+    items = "".join(key(line.color, line.label) for line in lines)
     return f'<ul class="legend keys">{items}</ul>'
 
 
-def _key(color: str, name: str) -> str:
+def key(color: str, name: str) -> str:
+    """Return an entry of a legend."""
     return f'<li><i style="background:var(--{color})"></i>{escape(name)}</li>'
 
 

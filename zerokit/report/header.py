@@ -9,7 +9,14 @@ from zerokit.report.run import Run
 from zerokit.train.advice import advice
 from zerokit.train.metrics import format_count, printable
 
-MARKS = {"finished": "✓", "failed": "✕", "interrupted": "‖", "unfinished": "…"}
+MARKS = {
+    "finished": "✓",
+    "failed": "✕",
+    "interrupted": "‖",
+    "unfinished": "…",
+    "running": "…",
+    "too large": "⤢",
+}
 CHOICES = ("precision", "optimizer", "scheduler", "checkpointing", "data")
 
 

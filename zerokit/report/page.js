@@ -3,6 +3,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   const plot = figure.querySelector(".plot");
   const hair = figure.querySelector(".hair");
   const tip = figure.querySelector(".tip");
+  const axis = figure.querySelector(".x").dataset.axis;
   const series = JSON.parse(figure.querySelector("script").textContent);
 
   const nearest = (points, place) =>
@@ -12,7 +13,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     const box = plot.getBoundingClientRect();
     const place = Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
     const anchor = nearest(series.flatMap((line) => line.points), place);
-    tip.replaceChildren(`step ${anchor[1]}`);
+    tip.replaceChildren(`${axis} ${anchor[1]}`);
     for (const line of series) {
       const point = nearest(line.points, anchor[0]);
       const row = document.createElement("div");

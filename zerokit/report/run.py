@@ -68,7 +68,7 @@ def load_run(directory: Path) -> Run:
         FileNotFoundError: if the folder holds none of them.
     """
     if not any((directory / name).is_file() for name in FILES):
-        raise FileNotFoundError(f"{directory} is no folder of a run: it holds none of {', '.join(FILES)}.")
+        raise FileNotFoundError(f"{directory} is no folder of a run or a sweep: it holds none of {', '.join(FILES)}.")
     return Run(
         directory,
         _read(directory / "config.yaml", yaml.safe_load, yaml.YAMLError),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from zerokit.train.metrics import format_count
 
 LOG_RATIO = 30
+SUFFIXES = ("", "k", "M", "G", "T", "P")
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,22 @@ class Scale:
             return [format_tick(tick) for tick in self.ticks]
         step = self.ticks[1] - self.ticks[0]
         largest = max(abs(tick) for tick in self.ticks)
-        if largest >= 10000 or largest < 0.01:
+        if largest < 0.01:
             return [format_tick(tick) for tick in self.ticks]
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-        if round(step * 10**decimals, 6) % 1:
-            decimals += 1
-        return [f"{tick:.{decimals}f}" for tick in self.ticks]
+        if largest < 10000:
+            return [f"{tick:.{_decimals(step)}f}" for tick in self.ticks]
+        short = [format_tick(tick) for tick in self.ticks]
+        if len(set(short)) == len(short):
+            return short
+        power = min(int(math.log10(largest) / 3), len(SUFFIXES) - 1)
+        size = 1000.0**power
+        return [f"{tick / size:.{_decimals(step / size)}f}{SUFFIXES[power]}" for tick in self.ticks]
+
+
+def _decimals(step: float) -> int:
+    """Return how many decimals tell multiples of a round step apart."""
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return decimals + 1 if round(step * 10**decimals, 6) % 1 else decimals
 
 
 def format_tick(value: float) -> str:

@@ -40,7 +40,7 @@ class Console:
         self._steps = steps
         self.unit = unit
         file = file or sys.stdout
-        _never_fail_on_characters(file)
+        never_fail_on_characters(file)
         self._console = rich.console.Console(file=file, highlight=False, soft_wrap=False)
         self._live: Live | None = None
         self._shown = 0.0
@@ -169,7 +169,7 @@ def _counter(step: int, steps: int) -> str:
     return f"{step:>{len(str(steps))}}/{steps}"
 
 
-def _never_fail_on_characters(file: TextIO) -> None:
+def never_fail_on_characters(file: TextIO) -> None:
     """Let an output that is not UTF-8 show `?` for what it cannot, instead of raising UnicodeEncodeError."""
     encoding = (getattr(file, "encoding", None) or "utf-8").lower().replace("-", "")
     if encoding != "utf8" and hasattr(file, "reconfigure"):

@@ -12,6 +12,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
+TAIL = 8192
+"""Bytes at the end of a metrics file that hold its last lines."""
 
 
 class MetricsFile:
@@ -70,6 +72,26 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         elif number < len(lines):
             log.warning("%s:%d is no JSON object and was left out.", path, number)
     return rows
+
+
+def last_metrics(path: str | Path) -> dict[str, Any]:
+    """Return the last value of each metric in the last lines of a metrics file; cheap, also while a run writes it."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL))
+            lines = file.read().decode("utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return {}
+    values: dict[str, Any] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            values |= {name: _decode(value) for name, value in row.items()}
+    return values
 
 
 def _encode(value: Any) -> Any:

@@ -203,14 +203,14 @@ def _sample(summary: dict[str, Any]) -> RenderableType | None:
 
 def _files(summary: dict[str, Any], directory: Path) -> RenderableType:
     grid = _grid()
-    grid.add_row("written to", Text(f"{_near(directory)}/", style="bold", overflow="fold"))
+    grid.add_row("written to", Text(f"{near(directory)}/", style="bold", overflow="fold"))
     files = summary.get("files") or {}
     if files:
         grid.add_row("", Text(printable("  ".join(str(path) for path in files.values())), overflow="fold"))
     return grid
 
 
-def _near(directory: Path) -> Path:
+def near(directory: Path) -> Path:
     """Return the path relative to the working directory where it lies below it."""
     directory, here = directory.absolute(), Path.cwd()
     return directory.relative_to(here) if directory.is_relative_to(here) else directory

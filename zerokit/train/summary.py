@@ -36,9 +36,12 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
-    """The summary in a run's folder; empty where there is none."""
-    path = run_dir / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The summary in a run's folder; empty where there is none that can be read."""
+    try:
+        values = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def mark_failed(run_dir: Path, error: str) -> None:
@@ -65,11 +68,11 @@ def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:
     }
 
 
-def command() -> str:
-    """The command line that started this process, as one can type it again."""
-    program = Path(sys.argv[0])
-    start = ["python", "-m", "zerokit"] if program.name == "__main__.py" else [program.name]
-    return shlex.join(start + sys.argv[1:])
+def command(argv: list[str] | None = None) -> str:
+    """The command line that started this process, or the one given, as one can type it again."""
+    program, *words = sys.argv if argv is None else argv
+    start = ["python", "-m", "zerokit"] if Path(program).name == "__main__.py" else [Path(program).name]
+    return shlex.join(start + words)
 
 
 def commit() -> str | None:

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import environment, python
+from tests.sweep.cell_worker import FAILS_ONCE, FINE, KILLED, RAISES, SHOWS, SLEEPS
+
+COMMAND = ("-m", "tests.sweep.cell_worker", "-m", "launch.nproc=1", "launch.device=cpu", "train.steps=4")
+COMMAND += ("scheduler=constant", "hydra.sweep.dir=sweep")
+
+
+def sweep(cwd: Path, *words: str):
+    return python(*COMMAND, *words, cwd=cwd, timeout=120)
+
+
+def cells(folder: Path) -> dict[str, dict]:
+    """What sweep.json says of each cell, by label."""
+    return {cell["label"]: cell for cell in json.loads((folder / "sweep" / "sweep.json").read_text())["cells"]}
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {label: cell["state"] for label, cell in cells(folder).items()}
+
+
+def test_one_failing_cell_ends_no_other_and_the_same_command_runs_what_is_missing(tmp_path):
+    words = f"train.seed={FINE},{RAISES},{KILLED},{FAILS_ONCE}"
+    first = sweep(tmp_path, words, "zero=stage0")
+    assert first.returncode == 1, first.stderr
+    assert states(tmp_path) == {
+        f"seed={FINE}": "finished",
+        f"seed={RAISES}": "failed",
+        f"seed={KILLED}": "failed",
+        f"seed={FAILS_ONCE}": "failed",
+    }
+    assert f"seed={RAISES}: rank 0 of 1 failed: ValueError: the cause\n" in first.stdout
+    assert f"seed={KILLED}: killed by signal 9 (SIGKILL; out of memory?)" in first.stdout
+    assert "The same command runs what is missing; finished cells are skipped." in first.stdout
+    assert max(len(line) for line in first.stdout.splitlines() if line.startswith(("cell", "seed=0"))) <= 80
+    fine = cells(tmp_path)[f"seed={FINE}"]["folder"]
+    began = (tmp_path / "sweep" / fine / "metrics.jsonl").stat().st_mtime_ns
+
+    again = sweep(tmp_path, "zero=stage0", words)
+    assert again.returncode == 1
+    assert states(tmp_path)[f"seed={FAILS_ONCE}"] == "finished"
+    assert re.search(rf"seed={FINE} +finished \*", again.stdout), "it had finished before"
+    assert (tmp_path / "sweep" / fine / "metrics.jsonl").stat().st_mtime_ns == began
+    failed = tmp_path / "sweep" / cells(tmp_path)[f"seed={FAILS_ONCE}"]["folder"]
+    assert "only at first" in (failed / "attempts" / "1" / "logs" / "output.log").read_text()
+    assert len((failed / "metrics.jsonl").read_text().splitlines()) == 4, "one attempt only"
+    for part in ("ValueError: the cause", "killed by signal 9", "zero=stage0"):
+        assert part in (tmp_path / "sweep" / "report.html").read_text()
+    assert (tmp_path / "sweep" / "report.md").exists()
+
+
+def test_a_changed_configuration_is_another_cell_and_other_views_are_the_same(tmp_path):
+    assert sweep(tmp_path, "zero=stage0,stage1").returncode == 0
+    same = sweep(tmp_path, "zero=stage0,stage1", "run.tags=[a]", "sweep.parallel=2", "tracker=none")
+    assert same.stdout.count("finished *") == 2
+    more = sweep(tmp_path, "zero=stage0,stage1", "train.steps=3")
+    assert "finished *" not in more.stdout and more.returncode == 0
+    afresh = sweep(tmp_path, "zero=stage0,stage1", "sweep.resume=never")
+    assert "finished *" not in afresh.stdout
+    assert len(list((tmp_path / "sweep").glob("stage0-*/attempts/1/summary.json"))) == 1
+
+
+def test_the_same_command_has_the_same_folder_and_each_cell_its_own_command(tmp_path):
+    command = [word for word in COMMAND if not word.startswith("hydra.")]
+    for words in (("zero=stage0,stage1", "train.seed=0"), ("train.seed=0", "zero=stage0,stage1", "sweep.parallel=2")):
+        assert python(*command, *words, cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert folder.name.startswith("zero-")
+    summaries = [json.loads(file.read_text()) for file in sorted(folder.glob("*/summary.json"))]
+    assert [summary["command"].split(" ", 1)[1] for summary in summaries] == [
+        f"launch.nproc=1 launch.device=cpu train.steps=4 scheduler=constant zero=stage{stage} train.seed=0"
+        for stage in (0, 1)
+    ]
+    assert all(folder.name in (file.parent / "config.yaml").read_text() for file in folder.glob("*/summary.json"))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_cells_side_by_side_have_cores_of_their_own(tmp_path):
+    result = sweep(tmp_path, f"train.seed={SHOWS}", "zero=stage0,stage1", "sweep.parallel=2")
+    assert result.returncode == 0, result.stderr
+    places = [file.read_text().split() for file in (tmp_path / "sweep").glob("*/place")]
+    shares = [set(cores.split(",")) for _, cores, _ in places]
+    assert len(shares) == 2 and not shares[0] & shares[1]
+
+
+def test_an_interrupt_ends_the_cells_and_the_report_is_written(tmp_path):
+    words = [sys.executable, *COMMAND, f"train.seed={FINE},{SLEEPS}", "zero=stage0"]
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    lines = []
+    while f"seed={SLEEPS}: started" not in (lines[-1] if lines else ""):
+        lines.append(process.stdout.readline())
+    second = python(*COMMAND, f"train.seed={FINE},{SLEEPS}", "zero=stage0", cwd=tmp_path)
+    assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+    assert f"This sweep is running already in {tmp_path / 'sweep'} (process {process.pid})" in second.stderr
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "sweep").glob("*/config.yaml")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(rf"seed={SLEEPS} +interrupted", rest)
+    assert "The same command runs what is missing" in rest
+    assert states(tmp_path) == {f"seed={FINE}": "finished", f"seed={SLEEPS}": "interrupted"}
+    assert (tmp_path / "sweep" / "report.html").exists()

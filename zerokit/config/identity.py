@@ -1,0 +1,72 @@
+"""Names that follow from what a run computes, so that the same command finds its runs again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+VIEWS = ("sweep", "run", "tracker", "state")
+"""Sections that change what is kept or shown of a run, not what it computes."""
+OWN_WORDS = re.compile(r"(\+\+|\+|~)?(sweep\.|tracker[.=]|run\.|hydra\.sweep\.|hydra\.run\.|hydra[./]launcher)")
+LENGTH = 8
+
+
+def digest(values: dict[str, Any]) -> str:
+    """Return eight hexadecimal digits that differ for configurations that compute different things.
+
+    Args:
+        values: a whole configuration as `Config.to_dict` gives it.
+    """
+    kept = {section: value for section, value in values.items() if section not in VIEWS}
+    return _hash(json.dumps(kept, sort_keys=True, default=str))
+
+
+def facets(values: dict[str, Any]) -> list[str]:
+    """Return the choices by which people tell runs apart: stage, precision, checkpointing, model."""
+    names = [str((values.get(group) or {}).get("name")) for group in ("precision", "checkpointing", "model")]
+    return [f"stage{(values.get('zero') or {}).get('stage')}", *names]
+
+
+def cell_name(values: dict[str, Any]) -> str:
+    """Return the folder of a cell of a sweep, such as `stage2-fp32-gpt_nano-1a2b3c4d`."""
+    words = [word for word in facets(values) if word != "none"]
+    return "-".join(re.sub(r"[^\w.]+", "_", word) for word in [*words, digest(values)])
+
+
+def sweep_name(words: Sequence[str]) -> str:
+    """Return the folder of the sweep that the command-line words ask for, such as `zero-precision-1a2b3c4d`.
+
+    It does not depend on the order of the words, nor on those that say how the cells are run.
+    """
+    kept = sorted(word for word in words if not OWN_WORDS.match(word) and word not in ("-m", "--multirun"))
+    experiments = [word.partition("=")[2] for word in kept if word.startswith("experiment=")]
+    swept = [word.partition("=")[0].lstrip("+").rpartition(".")[2] for word in words if _is_swept(word)]
+    name = "-".join(re.sub(r"[^\w]+", "_", part) for part in experiments + swept) or "sweep"
+    return f"{name[:60]}-{_hash(shlex.join(kept))}"
+
+
+def register_resolvers(sweep: str) -> None:
+    """Let YAML files say `${zerokit.sweep:}` for the name of this sweep, `${zerokit.cell:}` for that of the cell."""
+    OmegaConf.register_new_resolver("zerokit.sweep", lambda: sweep, replace=True)
+    OmegaConf.register_new_resolver("zerokit.cell", _resolve_cell, replace=True)
+
+
+def _resolve_cell(*, _root_: DictConfig) -> str:
+    from zerokit.config.compose import to_config
+
+    return cell_name(to_config(_root_).to_dict())
+
+
+def _is_swept(word: str) -> bool:
+    key, _, value = word.partition("=")
+    return not key.startswith("hydra") and bool(re.search(r",(?![^\[({]*[\])}])|^(range|interval|choice)\(", value))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]

@@ -1,0 +1,233 @@
+"""A sweep as the report sees it: its cells and what came out of each, read from the files alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zerokit.config.errors import ConfigError, suggestion
+from zerokit.report.run import FILES, Run, load_run
+from zerokit.train.metrics import GIB
+
+MANIFEST = "sweep.json"
+KINDS = ("parameters", "gradients", "optimizer", "other")
+ATTEMPT = "attempts"
+NOT_A_CHOICE = ("sweep", "run", "tracker", "state")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell. What is not known is None."""
+
+    number: int
+    """From 1, as in the table and the charts."""
+    label: str
+    """What sets it apart from the others."""
+    folder: Path
+    run: Run | None
+    """Its files; None if it has not been started."""
+    status: str
+    """finished, failed, interrupted, running, waiting or too large."""
+    reason: str
+    """Why it failed or was not started."""
+    command: str
+    """Command that repeats it."""
+    predicted: float | None
+    """Bytes of a rank that were predicted."""
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second of all ranks."""
+        return self.run and (_number(self.run.summary.get("tokens_per_sec")) or self.run.last("perf/tokens_per_sec"))
+
+    @property
+    def loss(self) -> float | None:
+        """Last training loss."""
+        return self.run and _known(_number(self.run.summary.get("loss")), self.run.last("train/loss"))
+
+    @property
+    def peak(self) -> float | None:
+        """Peak bytes of the fullest rank."""
+        if self.run is None:
+            return None
+        ranks = [value for gib in _list(self.run.summary.get("max_allocated_gib")) if (value := _number(gib))]
+        gib = max(ranks) if ranks else self.run.last("memory/max_allocated_gib")
+        return gib * GIB if gib else None
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """Bytes of the fullest rank by kind; empty where they are not known."""
+        ranks = [row for row in _list(self.run.summary.get("memory")) if isinstance(row, dict)] if self.run else []
+        rows = [{kind: _number(row.get(kind)) or 0.0 for kind in KINDS} for row in ranks]
+        return max(rows, key=lambda row: sum(row.values()), default={})
+
+    @property
+    def sha256(self) -> str | None:
+        """Digest of the final weights."""
+        return self.run.summary.get("weights_sha256") if self.run else None
+
+    @property
+    def world(self) -> int | None:
+        """Number of ranks."""
+        return self.run.summary.get("world_size") if self.run else None
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the model."""
+        return self.run.section("model").get("parameters") if self.run else None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cells of a folder."""
+
+    directory: Path
+    command: str | None
+    """The command that started it."""
+    cells: list[Cell]
+
+    def finished(self) -> list[Cell]:
+        """Return the cells that have finished."""
+        return [cell for cell in self.cells if cell.status == "finished"]
+
+    def baseline(self, name: str | None) -> Cell | None:
+        """Return the cell that others are compared with: by number, label or folder; else the first that finished.
+
+        Raises:
+            ConfigError: if there is no such cell.
+        """
+        measured = [cell for cell in self.finished() if cell.speed or cell.peak]
+        if name is None:
+            return measured[0] if measured else None
+        for cell in self.cells:
+            if name in (str(cell.number), cell.label, cell.folder.name):
+                return cell
+        labels = [cell.label for cell in self.cells]
+        raise ConfigError(f"baseline={name}: there is no such cell.{suggestion(name, labels)} Cells: {_join(labels)}.")
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether a folder is that of a sweep: it lists cells, or holds folders of runs and is none itself."""
+    if any((directory / name).is_file() for name in FILES):
+        return False
+    return (directory / MANIFEST).is_file() or bool(_run_folders(directory))
+
+
+def load_sweep(directory: Path) -> Sweep:
+    """Read the cells of a sweep: those that sweep.json lists, and any other folder of a run.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    listed = _manifest(directory)
+    known = {str(entry["folder"]): entry for entry in _list(listed.get("cells")) if _is_entry(entry)}
+    folders = [directory / name for name in known]
+    folders += [folder for folder in _run_folders(directory) if folder.name not in known]
+    if not folders:
+        raise FileNotFoundError(f"{directory} holds no cell of a sweep yet.")
+    runs = [load_run(folder) if _is_run(folder) else None for folder in folders]
+    labels = _labels(runs)
+    cells = [
+        _cell(number, folder, run, known.get(folder.name, {}), label)
+        for number, (folder, run, label) in enumerate(zip(folders, runs, labels, strict=True), start=1)
+    ]
+    command = listed.get("command")
+    return Sweep(directory, str(command) if command else None, cells)
+
+
+def _cell(number: int, folder: Path, run: Run | None, entry: dict[str, Any], label: str) -> Cell:
+    status, reason = str(entry.get("state") or "waiting"), str(entry.get("reason") or "")
+    if run is not None and run.summary.get("status"):
+        # The run's own files know how it ended, but not that a cell has been killed.
+        status = run.status if status in ("waiting", "running") or run.status in ("finished", "failed") else status
+        reason = str(run.summary.get("error") or reason) if status != "finished" else ""
+    predicted = _number(run.summary.get("predicted_gib")) if run else None
+    predicted = _known(predicted, _number(entry.get("predicted_gib")))
+    return Cell(
+        number,
+        str(entry.get("label") or label or folder.name),
+        folder,
+        run,
+        status,
+        reason,
+        _command(folder, run, entry),
+        predicted * GIB if predicted else None,
+    )
+
+
+def _command(folder: Path, run: Run | None, entry: dict[str, Any]) -> str:
+    """Return the command of the run if it was for this run alone, else one that starts from its words or config."""
+    own = str(run.summary.get("command") or "") if run else ""
+    if own and not {"-m", "--multirun"} & set(own.split()):
+        return own
+    words = [str(word).lstrip("+") for word in _list(entry.get("words"))]
+    if words:
+        return shlex.join(["python", "-m", "zerokit", *words])
+    return shlex.join(["python", "-m", "zerokit", "--config-path", str(folder), "--config-name", "config"])
+
+
+def _labels(runs: list[Run | None]) -> list[str]:
+    """Return for each run the options in which it differs from others, such as `stage=3 name=bf16`."""
+    flat = [_flat(run.config) if run else {} for run in runs]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    differing = [key for key in keys if len({str(values.get(key)) for values in flat if values}) > 1]
+    names = [key for key in differing if key.count(".") == 1 and key.endswith((".name", ".stage"))]
+    shown = (names or differing)[:4]
+    return [" ".join(_short(key, values[key]) for key in shown if key in values) for values in flat]
+
+
+def _short(key: str, value: Any) -> str:
+    group, _, option = key.rpartition(".")
+    if option == "name":
+        return str(value)
+    return f"stage{value}" if key == "zero.stage" else f"{option}={value}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if not prefix and key in NOT_A_CHOICE:
+            continue
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((directory / MANIFEST).read_text(encoding="utf-8", errors="replace"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and bool(entry.get("folder")) and ".." not in Path(str(entry["folder"])).parts
+
+
+def _run_folders(directory: Path) -> list[Path]:
+    return sorted(folder for folder in directory.glob("*/") if folder.name != ATTEMPT and _is_run(folder))
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILES)
+
+
+def _number(value: Any) -> float | None:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if ok else None
+
+
+def _known(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _join(labels: list[str]) -> str:
+    return ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")

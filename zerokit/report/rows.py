@@ -1,0 +1,63 @@
+"""The table of a sweep, as texts: for the page and for report.md."""
+
+from __future__ import annotations
+
+from zerokit.report.cells import Cell, Sweep
+from zerokit.report.chart import format_value
+from zerokit.report.compare import frontier, parities, ratio, told
+from zerokit.train.metrics import format_bytes, format_count, printable
+
+COLUMNS = ("#", "cell", "state", "loss", "tokens/s", "speed", "memory", "of baseline", "predicted", "error", "frontier")
+
+
+def rows(sweep: Sweep, baseline: Cell | None) -> list[list[str]]:
+    """Return the cells of the table, row by row; what is not known is empty."""
+    best = frontier(sweep.cells)
+    return [_row(cell, baseline, cell in best) for cell in sweep.cells]
+
+
+def _row(cell: Cell, baseline: Cell | None, best: bool) -> list[str]:
+    compared = baseline is not None and cell.status == "finished"
+    speed = ratio(cell.speed, baseline.speed) if compared else None
+    memory = ratio(cell.peak, baseline.peak) if compared else None
+    error = ratio(cell.predicted, cell.peak)
+    return [
+        str(cell.number),
+        cell.label,
+        cell.status,
+        "" if cell.loss is None else format_value(cell.loss),
+        format_count(cell.speed) if cell.speed else "",
+        f"{speed:.2f}×" if speed else "",
+        format_bytes(cell.peak) if cell.peak else "",
+        f"{memory:.2f}×" if memory else "",
+        format_bytes(cell.predicted) if cell.predicted else "",
+        f"{(error - 1) * 100:+.1f} %" if error and cell.status == "finished" else "",
+        "★" if best else "",
+    ]
+
+
+def markdown(sweep: Sweep, baseline: Cell | None) -> str:
+    """Return the comparison as Markdown: the table, the parity check, failures, and the commands."""
+    lines = [f"# {_cell(sweep.directory.name)}", ""]
+    if sweep.command:
+        lines += [f"    {' '.join(printable(sweep.command).split())}", ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in rows(sweep, baseline)]
+    if baseline is not None:
+        lines += ["", f"Speed and memory are relative to {_cell(baseline.label)}."]
+    checks = [f"- {_cell(told(parity))}" for parity in parities(sweep)]
+    lines += ["", "## Do the stages agree?", "", *(checks or ["No two finished cells compute the same thing."])]
+    failed = [f"- {_cell(cell.label)} ({cell.status}): {_cell(cell.reason)}" for cell in sweep.cells if cell.reason]
+    lines += ["", "## Not finished", "", *failed] if failed else []
+    lines += ["", "## Commands", ""]
+    for cell in sweep.cells:
+        lines += [f"- {_cell(cell.label)}", "", f"      {' '.join(printable(cell.command).split())}", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cell(text: str) -> str:
+    """Return text that stays within its cell and is no Markdown or HTML."""
+    flat = " ".join(printable(text).split())
+    for sign in "\\`*_[]<>|&":
+        flat = flat.replace(sign, f"\\{sign}")
+    return flat

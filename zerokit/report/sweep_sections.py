@@ -1,0 +1,213 @@
+"""The sections of a sweep's report from top to bottom, as `sections` has them for a run.
+
+Everything that comes from a run goes through `escape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+
+from zerokit.report.cells import KINDS, Cell, Sweep
+from zerokit.report.chart import Bar, Line, bar_chart, key, line_chart
+from zerokit.report.compare import frontier, parities, told
+from zerokit.report.growth import largest, scaling
+from zerokit.report.header import MARKS
+from zerokit.report.rows import COLUMNS, rows
+from zerokit.report.scatter import Point, scatter
+from zerokit.report.sections import KINDS as NAMES
+from zerokit.train.advice import advice
+from zerokit.train.metrics import format_bytes, format_count, printable
+
+COLORS = 8
+MAX_LINES = 16
+UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"))
+
+
+@dataclass(frozen=True)
+class View:
+    """What the sections show."""
+
+    sweep: Sweep
+    baseline: Cell | None
+
+
+def header(view: View) -> str:
+    """How many cells ended how, the name, and the command."""
+    sweep = view.sweep
+    counts: dict[str, int] = {}
+    for cell in sweep.cells:
+        counts[cell.status] = counts.get(cell.status, 0) + 1
+    badges = "".join(
+        f'<span class="badge {escape(_css(status))}">{MARKS.get(status, "·")} {count} {escape(status)}</span>'
+        for status, count in counts.items()
+    )
+    command = f"<pre class='command'>{escape(printable(sweep.command))}</pre>" if sweep.command else ""
+    return (
+        f"""<header><p class="over">{badges}</p><h1>{escape(printable(sweep.directory.name))}</h1>{command}</header>"""
+    )
+
+
+def figures(view: View) -> str:
+    """The best cells, large."""
+    finished = view.sweep.finished()
+    found = []
+    fastest = max((cell for cell in finished if cell.speed), key=lambda cell: cell.speed, default=None)
+    leanest = min((cell for cell in finished if cell.peak), key=lambda cell: cell.peak, default=None)
+    if fastest:
+        found.append(("fastest, tokens/s", format_count(fastest.speed), fastest.label))
+    if leanest:
+        found.append(("least memory of a rank", format_bytes(leanest.peak), leanest.label))
+    checks = parities(view.sweep)
+    if checks:
+        same = sum(parity.identical for parity in checks)
+        verdict = "identical" if same == len(checks) else f"{same} of {len(checks)} identical"
+        found.append(("weights of the stages", verdict, "bit for bit"))
+    large = "".join(
+        f"<div><dt>{escape(label)}</dt><dd>{escape(figure)}</dd><dd>{escape(printable(note))}</dd></div>"
+        for label, figure, note in found
+    )
+    return f'<section id="figures"><dl class="large">{large}</dl></section>' if large else ""
+
+
+def table(view: View) -> str:
+    """One row per cell."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in COLUMNS)
+    body = "".join(_row(cells) for cells in rows(view.sweep, view.baseline))
+    against = f" Speed and memory are relative to {escape(view.baseline.label)}." if view.baseline else ""
+    return f"""<section id="cells"><h2>Cells</h2>
+<p>★ marks the frontier: no other cell has both more tokens/s and less memory.{against}</p>
+<div class="scroll" tabindex="0" role="region" aria-label="Cells"><table class="cells">
+<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"""
+
+
+def tradeoff(view: View) -> str:
+    """Throughput against memory."""
+    known = [cell for cell in view.sweep.cells if cell.speed and cell.peak]
+    if len(known) < 2:
+        return ""
+    size, unit = next((item for item in UNITS if max(cell.peak for cell in known) >= item[0]), UNITS[-1])
+    best = frontier(known)
+    points = {
+        cell.number: Point(
+            cell.number,
+            _color(cell),
+            cell.peak / size,
+            cell.speed,
+            f"{cell.label}: {format_count(cell.speed)} tokens/s, {format_bytes(cell.peak)}",
+            hollow=cell not in best,
+        )
+        for cell in known
+    }
+    chart = scatter(
+        "Throughput against memory",
+        "tokens/s of all ranks; the frontier is filled and joined",
+        f"{unit} per rank",
+        list(points.values()),
+        [points[cell.number] for cell in best],
+    )
+    return f"""<section id="tradeoff"><h2>Throughput against memory</h2>
+<div class="charts">{chart}</div>{_legend(known)}</section>"""
+
+
+def growth(view: View) -> str:
+    """What the numbers of ranks and the sizes of the model say, where they differ."""
+    charts = scaling(view.sweep) + largest(view.sweep)
+    return f'<section id="growth"><h2>Growth</h2><div class="charts">{charts}</div></section>' if charts else ""
+
+
+def memory(view: View) -> str:
+    """Memory by kind, with the prediction as a mark."""
+    bars = [_bar(cell) for cell in view.sweep.cells if cell.memory or cell.predicted]
+    if not bars:
+        return ""
+    predicted = any(bar.mark for bar in bars)
+    unit = "peak of the fullest rank" + ("; ● is the prediction" if predicted else "")
+    chart = bar_chart("Memory by kind", unit, bars, NAMES)
+    return f'<section id="memory"><h2>Memory</h2><div class="charts one">{chart}</div></section>'
+
+
+def losses(view: View) -> str:
+    """The loss of every cell over the steps, and whether the stages agree."""
+    shown = [cell for cell in view.sweep.cells if cell.run and cell.run.series("train/loss")][:MAX_LINES]
+    lines = [
+        Line(f"{cell.number} {cell.label}", _color(cell), cell.run.series("train/loss"), dashed=cell.number > COLORS)
+        for cell in shown
+    ]
+    chart = line_chart("Training loss", "over optimizer steps", lines, wide=True, log_above=2.5)
+    checks = "".join(
+        f'<li class="{"same" if parity.identical else "apart"}">{escape(printable(told(parity)))}</li>'
+        for parity in parities(view.sweep)
+    )
+    checks = f'<ul class="parity">{checks}</ul>' if checks else "<p>No two finished cells compute the same thing.</p>"
+    charts = f'<div class="charts">{chart}</div>' if chart else ""
+    return f'<section id="losses"><h2>Loss</h2>{charts}<h3>Do the stages agree?</h3>{checks}</section>'
+
+
+def failures(view: View) -> str:
+    """The cells that did not finish, and why."""
+    parts = []
+    for cell in view.sweep.cells:
+        if cell.reason or cell.status in ("failed", "interrupted"):
+            hint = advice({"status": cell.status, "error": cell.reason})
+            first = printable(cell.reason.strip() or cell.status)
+            title = escape(printable(f"{cell.number} {cell.label}: {cell.status}"))
+            parts.append(
+                f'<div class="ending {escape(_css(cell.status))}"><p>{title}</p>'
+                f"<p><b>{escape(first)}</b></p><p>{escape(hint)}</p>"
+                f"<p>{escape(cell.folder.name)}/logs</p></div>"
+            )
+    return f'<section id="failures"><h2>Not finished</h2>{"".join(parts)}</section>' if parts else ""
+
+
+def commands(view: View) -> str:
+    """The command that repeats each cell."""
+    items = "".join(
+        f"<dt>{escape(printable(f'{cell.number} {cell.label}'))}</dt>"
+        f"<dd><pre class='command'>{escape(printable(cell.command))}</pre></dd>"
+        for cell in view.sweep.cells
+    )
+    return f"""<section id="commands"><h2>Commands</h2><details><summary>Repeat one cell</summary>
+<dl class="repeat">{items}</dl></details></section>"""
+
+
+SECTIONS: list[Callable[[View], str]] = [
+    header,
+    figures,
+    table,
+    failures,
+    tradeoff,
+    growth,
+    memory,
+    losses,
+    commands,
+]
+
+
+def _row(cells: list[str]) -> str:
+    number, label, status, *rest = (escape(printable(cell)) for cell in cells)
+    body = "".join(f"<td>{cell}</td>" for cell in rest)
+    css = escape(_css(cells[2]))
+    return f'<tr><td>{number}</td><th scope="row">{label}</th><td class="state {css}">{status}</td>{body}</tr>'
+
+
+def _bar(cell: Cell) -> Bar:
+    parts = [(kind, cell.memory.get(kind, 0.0)) for kind in KINDS]
+    measured = sum(size for _, size in parts)
+    note = f"predicted {format_bytes(cell.predicted)}" if cell.predicted else ""
+    text = format_bytes(measured) if measured else "not run"
+    return Bar(f"{cell.number} {cell.label}", parts, text, note, mark=cell.predicted)
+
+
+def _legend(cells: list[Cell]) -> str:
+    items = "".join(key(_color(cell), f"{cell.number} {cell.label}") for cell in cells)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _color(cell: Cell) -> str:
+    return f"c{(cell.number - 1) % COLORS + 1}"
+
+
+def _css(status: str) -> str:
+    return status.replace(" ", "-")

@@ -1,0 +1,150 @@
+"""A cell of a sweep: one configuration, its folder, and what is known of it from the files there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zerokit.config.identity import digest
+from zerokit.config.schema import Config
+from zerokit.state.folder import FOLDER as STATES
+from zerokit.state.folder import saved_states
+from zerokit.train.metrics import GIB, last_metrics
+from zerokit.train.summary import read_summary
+
+ATTEMPTS = "attempts"
+
+
+class State(Enum):
+    """Where a cell is; the value is the word that people read."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    TOO_LARGE = "too large"
+    """It is predicted not to fit, so it was not started."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self not in (State.WAITING, State.RUNNING)
+
+
+@dataclass
+class Cell:
+    """One job of a sweep."""
+
+    words: list[str]
+    """Overrides that make it, as Hydra takes them."""
+    folder: Path
+    """Output folder."""
+    config: Config | None
+    """The checked configuration; None if it cannot be run."""
+    label: str = ""
+    """What sets it apart from the other cells."""
+    state: State = State.WAITING
+    reason: str = ""
+    """Why it failed or was not started."""
+    earlier: bool = False
+    """Whether it had finished before this command."""
+    predicted_gib: float | None = None
+    """Predicted peak memory of a rank."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.config.train.steps if self.config else 0
+
+    def has_finished(self) -> bool:
+        """Whether the folder holds a finished run of this configuration."""
+        return read_summary(self.folder).get("status") == "finished" and self._same_config()
+
+    def is_half_done(self) -> bool:
+        """Whether the folder holds saved state to go on from."""
+        never = self.config is not None and self.config.state.resume == "never"
+        return not never and bool(saved_states(self.folder / STATES)) and self._same_config()
+
+    def figures(self) -> Figures:
+        """Return what the files say; while it runs, what they say so far."""
+        summary = read_summary(self.folder) if self.state.over else {}
+        row = last_metrics(self.folder / "metrics.jsonl") if self.state is not State.WAITING else {}
+        ranks = [gib for gib in summary.get("max_allocated_gib") or [] if gib is not None]
+        return Figures(
+            step=summary.get("steps") or row.get("trainer/step") or 0,
+            loss=_first(summary.get("loss"), row.get("train/loss")),
+            tokens_per_sec=_first(summary.get("tokens_per_sec"), row.get("perf/tokens_per_sec")),
+            memory=_first(max(ranks, default=None), row.get("memory/max_allocated_gib"), scale=GIB),
+        )
+
+    def prepare(self) -> bool:
+        """Make the folder ready to run in and return True, or return False if it holds the finished run.
+
+        Saved state to go on from stays; otherwise what an earlier attempt left moves to `attempts/N`.
+        """
+        again = self.config is not None and self.config.sweep.resume == "never"
+        if not again and self.has_finished():
+            return False
+        if again or not self.is_half_done():
+            self._set_aside()
+        return True
+
+    def _set_aside(self) -> None:
+        left = [path for path in self.folder.glob("*") if path.name != ATTEMPTS]
+        if left:
+            attempts = self.folder / ATTEMPTS
+            place = attempts / str(1 + sum(1 for _ in attempts.glob("*")))
+            place.mkdir(parents=True)
+            for path in left:
+                path.rename(place / path.name)
+
+    def _same_config(self) -> bool:
+        try:
+            saved = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            return False
+        return isinstance(saved, dict) and self.config is not None and digest(saved) == digest(self.config.to_dict())
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the table shows of a cell; None where it is not known."""
+
+    step: int
+    loss: float | None
+    tokens_per_sec: float | None
+    memory: float | None
+    """Peak bytes of the fullest rank."""
+
+
+def label_all(cells: Iterable[Cell]) -> None:
+    """Give each cell a label of the words that not all of them have: `stage0 bf16`, `micro=4`."""
+    cells = list(cells)
+    common = set.intersection(*(set(cell.words) for cell in cells)) if len(cells) > 1 else set()
+    for cell in cells:
+        cell.label = " ".join(_short(word) for word in cell.words if word not in common) or cell.folder.name
+
+
+def outcome(summary: dict[str, Any], metric: str) -> float | None:
+    """Return the figure of a summary that a searching sweeper optimises, or None if there is none."""
+    value: Any = summary
+    for key in metric.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _short(word: str) -> str:
+    """Return a word without what a reader can guess: the group of a choice, the section of an option."""
+    key, _, value = word.lstrip("+").partition("=")
+    return f"{key.rpartition('.')[2]}={value}" if "." in key else value.strip("{}").replace("\\", "")
+
+
+def _first(*values: float | None, scale: float = 1) -> float | None:
+    known = [value for value in values if value is not None]
+    return known[0] * scale if known else None

@@ -1,0 +1,148 @@
+"""What Hydra calls for each job, with every launcher: launch the training and return what a sweeper optimises."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from zerokit.config import registry
+from zerokit.config.errors import ConfigError
+from zerokit.config.schema import Config
+from zerokit.launch import launch
+from zerokit.launch.environment import joined_rank
+from zerokit.launch.errors import TrainingFailed
+from zerokit.sweep.cell import Cell, outcome
+from zerokit.train.summary import read_summary
+
+if TYPE_CHECKING:
+    from zerokit.sweep.sweep import Sweep
+
+
+class JobFailed(Exception):
+    """A job of a sweep failed, and its error has been printed."""
+
+
+class Task:
+    """The function of the job. It can be pickled, for launchers that run it on another machine.
+
+    Args:
+        argv: the command line that asked for the job.
+        many: whether it is one of several, so that its failure must not end this process.
+    """
+
+    def __init__(self, argv: list[str], many: bool) -> None:
+        self.argv, self.many = argv, many
+        self.sweep: Sweep | None = None
+        """The sweep of zerokit's own launcher, once that has started."""
+        self.prepared = False
+        """Whether the folder of the job has been looked at already."""
+        self.led = joined_rank() is not None
+        """Whether one process runs Hydra for others, which follow it (under torchrun)."""
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        """Train one job in the output folder that Hydra chose.
+
+        Raises:
+            JobFailed: if it is one of several and failed.
+            SystemExit: if it is alone and failed.
+        """
+        from hydra.core.hydra_config import HydraConfig
+
+        from zerokit.config.compose import to_config
+
+        hydra = HydraConfig.get()
+        with _arguments(self.argv):
+            try:
+                config = to_config(composed)
+                if self.many:
+                    config = grouped(config, Path(hydra.sweep.dir).name)
+                summary = self._run(config, Path(hydra.runtime.output_dir).resolve(), list(hydra.overrides.task))
+            except (TrainingFailed, ConfigError) as error:
+                print(f"zerokit: {error}", file=sys.stderr)
+                if self.many:
+                    raise JobFailed(str(error).splitlines()[0]) from error
+                sys.exit(1 if isinstance(error, TrainingFailed) else 2)
+        return outcome(summary, config.sweep.metric)
+
+    def _run(self, config: Config, folder: Path, words: list[str]) -> dict[str, Any]:
+        inside = joined_rank() is not None and not self.led
+        if inside and joined_rank() > 0:
+            return _follow()
+        cell = Cell(words, folder, config)
+        if self.many and not self.prepared and not cell.prepare():
+            if inside:
+                _stop(0)
+            return read_summary(folder)
+        return _lead(config, folder) if inside else launch(config, folder)
+
+    def of_cell(self, words: list[str]) -> Task:
+        """Return the task of one job whose folder is prepared; its command line is that of the job alone."""
+        plain = [word.lstrip("+") for word in words if not word.lstrip("+").startswith("sweep.")]
+        mode = [] if {"-m", "--multirun"} & set(self.argv) else ["hydra.mode=RUN"]  # an overlay made it a sweep
+        task = Task([self.argv[0], *plain, *mode], many=True)
+        task.prepared = True
+        return task
+
+    def __reduce__(self) -> tuple[Callable[..., Task], tuple[Any, ...]]:
+        from omegaconf import OmegaConf
+
+        name = str(OmegaConf.create({"name": "${zerokit.sweep:}"}).name)
+        return _restored, (self.argv, self.many, name, registry.of_script())
+
+
+def _lead(config: Config, folder: Path) -> dict[str, Any]:
+    """Launch as rank 0 of processes that each got this job, such as the tasks of a Slurm job of submitit."""
+    try:
+        return launch(config, folder)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise TrainingFailed(f"{type(error).__name__}: {error}") from error
+    finally:
+        _stop(0)
+
+
+def _stop(status: int) -> None:
+    from zerokit.launch import joined
+
+    joined.stop(status)
+
+
+def _follow() -> dict[str, Any]:
+    from zerokit.launch import joined
+
+    joined.follow()
+    return {}
+
+
+def grouped(config: Config, group: str) -> Config:
+    """Return the config with the sweep's name as its group, where it has none."""
+    if config.run.group is not None:
+        return config
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, group=group))
+
+
+def _restored(argv: list[str], many: bool, sweep: str, components: dict[str, dict[str, Any]]) -> Task:
+    """Make a task in another process, with the components that the user's script had registered."""
+    from zerokit.config.identity import register_resolvers
+
+    register_resolvers(sweep)
+    registry.restore(components)
+    return Task(argv, many)
+
+
+@contextmanager
+def _arguments(words: list[str]) -> Iterator[None]:
+    """The files of a run name the command that started it, which they read from `sys.argv`."""
+    before = sys.argv
+    sys.argv = words
+    try:
+        yield
+    finally:
+        sys.argv = before
