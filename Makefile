@@ -1,9 +1,12 @@
 # make train   install into .venv and train the main job     make train ARGS="zero=stage3 precision=bf16"
 # make test    install and run the tests                     make test-gpu   those that need a GPU
+# make test-chaos BUDGET=60   long tests of faults, as many cases as fit each test's seconds
 # make lint    check style and format                        make format     put both right
 PYTHON ?= python3
 ARGS ?=
 TESTS ?= -n 2
+BUDGET ?= 60
+RECORD ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -11,13 +14,17 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test test-gpu lint format install clean
+.PHONY: train test test-gpu test-chaos lint format install clean
 
 train: $(INSTALLED)
 	$(BIN)/zerokit $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu" $(TESTS)
+	$(BIN)/python -m pytest -m "not gpu and not chaos" $(TESTS)
+
+# BUDGET: seconds for each test, 0 for all its cases; RECORD=1 writes tests/chaos/RESULTS.md
+test-chaos: $(INSTALLED)
+	$(BIN)/python -m pytest -m chaos --budget $(BUDGET) $(if $(RECORD),--record) tests/chaos
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
