@@ -250,7 +250,7 @@ def test_a_path_goes_back_in_another_folder_only(tmp_path):
     assert run_to_end(tmp_path / "b", f"state.resume={older}") == (4, end)
     assert run_to_end(tmp_path / "b", f"state.resume={older}") == (8, end), "the same command again goes on"
     assert run_to_end(tmp_path / "c", f"state.resume={tmp_path / 'a'}") == (8, end)
-    with pytest.raises(ConfigError, match="expected a saved state"):
+    with pytest.raises(ConfigError, match="expected a state"):
         run_to_end(tmp_path / "d", f"state.resume={tmp_path / 'nowhere'}")
 
 

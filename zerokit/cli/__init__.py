@@ -11,6 +11,8 @@ from zerokit.config.errors import ConfigError, suggestion
 COMMANDS = {
     "train": "zerokit.cli.train:main",
     "report": "zerokit.cli.report:main",
+    "state": "zerokit.cli.state:main",
+    "export": "zerokit.cli.export:main",
     "convert": "zerokit.cli.convert:main",
     "help": "zerokit.cli.help:main",
 }

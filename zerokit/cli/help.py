@@ -41,6 +41,10 @@ Usage
                                                    batch, state, run, sweep
   zerokit report FOLDER                            compare a sweep's cells,
                                                    or show a run again
+  zerokit state FOLDER [--verify]                  a run's saved states, and
+                                                   whether they are sound
+  zerokit export FOLDER [TO]                       its newest weights, as
+                                                   safetensors and config.json
   zerokit convert ds_config.json                   a DeepSpeed file in our words
   `python -m zerokit` is the same command.
 """

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from zerokit.state.disk import Disk, remove_tree
 from zerokit.state.errors import StateError
-from zerokit.state.manifest import read_manifest
+from zerokit.state.manifest import NAME, read_manifest
 
 FOLDER = "state"
 """Where a run keeps its states, in its output folder."""
@@ -39,6 +39,13 @@ def saved_states(root: Path) -> list[Saved]:
     named = [(match, path) for path in root.iterdir() if (match := _STEP.fullmatch(path.name))]
     found = [Saved(int(match[1]), path) for match, path in named if path.is_dir() and not path.is_symlink()]
     return sorted(found, reverse=True)
+
+
+def states_at(path: Path) -> list[Path]:
+    """The states that a path names, newest first: itself, those in it, or those of the run whose folder it is."""
+    if (Path(path) / NAME).exists():
+        return [Path(path)]
+    return [saved.path for folder in (path, Path(path) / FOLDER) for saved in saved_states(folder)]
 
 
 def remove_leftovers(root: Path, disk: Disk | None = None) -> list[str]:

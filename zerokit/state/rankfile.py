@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,18 @@ def view_bytes(tensor: Tensor) -> memoryview:
     return memoryview((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")
 
 
+def header(entries: Sequence[tuple[str, str, tuple[int, ...], int]], metadata: dict[str, str] | None = None) -> bytes:
+    """How a safetensors file begins. entries: name, format, shape and bytes of each tensor, in their order."""
+    described: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name, dtype, shape, size in entries:
+        described[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 class RankFile:
     """Where each piece lies in the file of a rank: wide formats first, so that every piece is aligned."""
 
@@ -34,20 +47,7 @@ class RankFile:
         for piece in self.pieces:
             self.offsets.append(self.data_bytes)
             self.data_bytes += piece.nbytes
-        self.header = self._header()
-
-    def _header(self) -> bytes:
-        entries = {
-            piece.name: {
-                "dtype": NAMES[piece.dtype],
-                "shape": [len(piece)],
-                "data_offsets": [offset, offset + piece.nbytes],
-            }
-            for piece, offset in zip(self.pieces, self.offsets, strict=True)
-        }
-        text = json.dumps(entries, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
+        self.header = header([(p.name, NAMES[p.dtype], (len(p),), p.nbytes) for p in self.pieces])
 
     @property
     def nbytes(self) -> int:

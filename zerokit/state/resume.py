@@ -9,8 +9,8 @@ from typing import Any
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import spell
 from zerokit.state.errors import StateError
-from zerokit.state.folder import FOLDER, saved_states
-from zerokit.state.manifest import NAME, read_manifest
+from zerokit.state.folder import FOLDER, saved_states, states_at
+from zerokit.state.manifest import read_manifest
 
 SECTIONS = ("model", "data", "optimizer", "scheduler")
 KEYS = ("train.seed", "train.clip_norm", "batch.global")
@@ -38,7 +38,11 @@ def candidates(run_dir: Path, resume: str, restarted: bool = False) -> list[Path
             )
         return []
     given = Path(resume)
-    found = _states_at(given)
+    found = states_at(given)
+    if not found:
+        raise ConfigError(
+            f"state.resume={resume}: expected a state or the output folder of a run with states, found none there."
+        )
     if given.resolve().is_relative_to(Path(run_dir).resolve()):
         newer = [saved for saved in own if saved.path.resolve() not in {path.resolve() for path in found}]
         newer = [saved for saved in newer if saved.step > max(_step(path) for path in found)]
@@ -49,15 +53,6 @@ def candidates(run_dir: Path, resume: str, restarted: bool = False) -> list[Path
             )
         return found
     return [saved.path for saved in own] or found
-
-
-def _states_at(path: Path) -> list[Path]:
-    if (path / NAME).exists():
-        return [path]
-    for folder in (path, path / FOLDER):
-        if found := saved_states(folder):
-            return [saved.path for saved in found]
-    raise ConfigError(f"state.resume={path}: expected a saved state or the output folder of a run, found none there.")
 
 
 def _step(path: Path) -> int:

@@ -1,0 +1,66 @@
+"""`zerokit export PATH [FOLDER] [--dtype bf16]`: a state's weights as a model that other programs load."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+from zerokit.config.errors import ConfigError, suggestion
+from zerokit.state.errors import DamagedState, StateError
+from zerokit.state.folder import FOLDER, states_at
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+USAGE = "Give a state or the folder of a run: zerokit export PATH [FOLDER] [--dtype fp32|bf16|fp16]."
+
+
+def main(words: list[str]) -> int:
+    """Export the newest sound state that `words` name and print where the files are.
+
+    Raises:
+        ConfigError: there is no state, or an option is unknown.
+    """
+    source, target, dtype = _arguments(words)
+    states = states_at(Path(source))
+    if not states:
+        raise ConfigError(f"{source}: expected a state or the output folder of a run with states, found none there.")
+    target = target or _beside(states[0])
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch says so; nothing here needs it
+    from zerokit.train.export import export
+
+    for state in states:
+        try:
+            files = export(state, target, dtype=DTYPES[dtype])
+        except DamagedState as error:
+            print(f"zerokit: {error}", file=sys.stderr)
+        except StateError as error:
+            print(f"zerokit: {error}", file=sys.stderr)
+            return 1
+        else:
+            print("\n".join(str(target / file) for file in files))
+            return 0
+    return 1
+
+
+def _arguments(words: list[str]) -> tuple[str, Path | None, str]:
+    dtype, paths, rest = "fp32", [], list(words)
+    while rest:
+        word = rest.pop(0)
+        flag, given, value = word.partition("=")
+        if flag == "--dtype":
+            dtype = value if given else rest.pop(0) if rest else ""
+        elif word.startswith("-"):
+            raise ConfigError(f"Unknown flag {word}. {USAGE}")
+        else:
+            paths.append(word)
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype: expected one of {', '.join(DTYPES)}; got '{dtype}'.{suggestion(dtype, DTYPES)}")
+    if len(paths) not in (1, 2):
+        raise ConfigError(USAGE)
+    return paths[0], Path(paths[1]) if len(paths) == 2 else None, dtype
+
+
+def _beside(state: Path) -> Path:
+    """`model/` in the run's folder, or beside a state that belongs to none."""
+    folder = state.parent if state.name else state.resolve().parent
+    return (folder.parent if folder.name == FOLDER else folder) / "model"

@@ -1,0 +1,122 @@
+"""Weights of a state as one model on disk: safetensors, in several files with an index where it is large."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zerokit.state.disk import Disk, make_durable_folder, remove_tree, write_all
+from zerokit.state.errors import StateError
+from zerokit.state.folder import TEMPORARY
+from zerokit.state.piece import NAMES
+from zerokit.state.rankfile import header, view_bytes
+from zerokit.state.read import StateReader
+
+LARGEST = 5_000_000_000
+"""Bytes of a file above which a model is cut into several."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A tensor to write: elements `[start, start + numel)` of the tensor `source` of the state, in this shape."""
+
+    name: str
+    source: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def write_model(reader: StateReader, outputs: Iterable[Output], dtype: torch.dtype, config: Mapping[str, Any],
+                target: Path, largest: int = LARGEST) -> list[str]:  # fmt: skip
+    """Write `outputs` as floating-point numbers of `dtype`, and `config.json`, into the new folder `target`; return
+    the names of the files. A few elements are in memory at a time.
+
+    Raises:
+        StateError: there is something in `target`. DamagedState: the state cannot be read.
+    """
+    disk, target = Disk(), Path(target).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StateError(f"{target} exists and is not empty: remove it, or give another folder.")
+    make_durable_folder(disk, target.parent)
+    draft = target.with_name(f"{target.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
+    disk.make_folder(draft)
+    try:
+        files = _write(disk, reader, list(outputs), dtype, draft, largest)
+        text = json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n"
+        _write_file(disk, draft / "config.json", [text.encode()])
+        disk.sync_folder(draft)
+        disk.rename(draft, target)
+        disk.sync_folder(target.parent)
+    except BaseException:
+        remove_tree(disk, draft)
+        raise
+    return [*files, "config.json"]
+
+
+def _write(disk: Disk, reader: StateReader, outputs: list[Output], dtype: torch.dtype, folder: Path,
+           largest: int) -> list[str]:  # fmt: skip
+    groups = _cut(outputs, dtype.itemsize, largest)
+    if len(groups) == 1:
+        _write_group(disk, reader, groups[0], dtype, folder / "model.safetensors")
+        return ["model.safetensors"]
+    places: dict[str, str] = {}
+    for number, group in enumerate(groups, start=1):
+        name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        _write_group(disk, reader, group, dtype, folder / name)
+        places |= {output.name: name for output in group}
+    total = sum(output.numel for output in outputs) * dtype.itemsize
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    name = "model.safetensors.index.json"
+    _write_file(disk, folder / name, [(json.dumps(index, indent=2) + "\n").encode()])
+    return [*dict.fromkeys(places.values()), name]
+
+
+def _cut(outputs: list[Output], itemsize: int, largest: int) -> list[list[Output]]:
+    groups: list[list[Output]] = [[]]
+    size = 0
+    for output in outputs:
+        if groups[-1] and size + output.numel * itemsize > largest:
+            groups.append([])
+            size = 0
+        groups[-1].append(output)
+        size += output.numel * itemsize
+    return groups
+
+
+def _write_group(disk: Disk, reader: StateReader, group: list[Output], dtype: torch.dtype, path: Path) -> None:
+    entries = [(output.name, NAMES[dtype], output.shape, output.numel * dtype.itemsize) for output in group]
+
+    def stream() -> Iterator[Any]:
+        yield header(entries, {"format": "pt"})
+        for output in group:
+            for _, values in reader.segments(output.source, output.start, output.start + output.numel):
+                yield _bytes(values.to(dtype).contiguous())
+
+    _write_file(disk, path, stream())
+
+
+def _bytes(values: Tensor) -> bytes:
+    return bytes(view_bytes(values))
+
+
+def _write_file(disk: Disk, path: Path, contents: Iterable[bytes]) -> None:
+    file = disk.create(path)
+    try:
+        for data in contents:
+            write_all(disk, file, memoryview(data))
+        disk.sync(file)
+    finally:
+        disk.close(file)
