@@ -138,7 +138,8 @@ class Engine:
         self._update = Update(self.storage, ruled, master, self.comm, compiled)
         self.reader = WeightReader(self)
         self._make_counters()
-        self._micro = 0
+        self._counts = True  # micro-batches are counted, as nobody said which is the last
+        self.zero_grad()
         self.state = EngineState(self)
         for unit in self.storage.trainable:  # all views of it are made
             unit.drop_gradient()
@@ -196,9 +197,14 @@ class Engine:
         """Micro-batches per step; formats and scaling rest on it, so it is fixed."""
         return self._accumulation
 
-    def set_lr(self, lr: float) -> None:
-        """Learning rate of the next steps (the optimizer's own until then). The host waits for nothing."""
+    def set_lr(self, lr: float, factors: Sequence[float] | None = None) -> None:
+        """Learning rate of the next steps (the optimizer's own until then). The host waits for nothing.
+
+        factors: by which each hyperparameter group multiplies it, from here on.
+        """
         self._lr.fill_(lr)
+        for place, factor in enumerate(factors or ()):
+            self._update.lr_factors[place].fill_(factor)
 
     @property
     def lr(self) -> float:
@@ -231,11 +237,16 @@ class Engine:
             self.gatherer.release_all()
             raise
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, last: bool | None = None, share: float | None = None,
+                 retain_graph: bool = False) -> None:  # fmt: skip
         """Add the gradients of one micro-batch's mean `loss` (0-dim) to those of the step.
 
+        last: whether it ends the step; None counts to `accumulation`. A step may also end with none that was the last:
+        then its sums over the ranks are made in `step`, where no backward pass hides them. share: of the micro-batch in
+        the step's mean, by default 1 / accumulation.
+
         Raises:
-            ValueError: `loss` is no scalar. RuntimeError: every micro-batch of the step has been here already.
+            ValueError: `loss` is no scalar. RuntimeError: the step's last micro-batch has been here already.
 
         After any other error, out of memory for one, the step starts again from its first micro-batch.
         """
@@ -243,28 +254,36 @@ class Engine:
             raise ValueError(
                 f"engine.backward expects a scalar loss, got shape {tuple(loss.shape)}; reduce it with .mean()."
             )
-        if self._micro == self.accumulation:
+        if self._reduced:
+            counted = f"{self._micro + 1} times for accumulation={self.accumulation}"
             raise RuntimeError(
-                f"engine.backward was called {self.accumulation + 1} times for accumulation={self.accumulation}: call "
-                "engine.step() after every step's micro-batches."
+                f"engine.backward was called {counted if self._counts else 'after the last micro-batch of the step'}: "
+                "call engine.step() after every step's micro-batches."
             )
-        factor = self._loss_share
+        self._counts = last is None
+        last = self._micro == self.accumulation - 1 if last is None else last
+        factor = self._loss_share if share is None else self._loss_share.new_full((), share / self.comm.world)
         if self.numerics.scaler is not None:
             factor = factor * self.numerics.scaler.scale
-        self.reducer.begin(first=self._micro == 0, last=self._micro == self.accumulation - 1)
+        self.reducer.begin(first=self._micro == 0, last=last)
         self.hooks.in_backward = True
         try:
-            loss.backward(factor.to(loss.dtype).view(loss.shape))
+            loss.backward(factor.to(loss.dtype).view(loss.shape), retain_graph=retain_graph)
         except BaseException:
             self.reducer.abandon()
             self.gatherer.release_all()
-            self._micro = 0  # what was reduced before is incomplete: the step starts again
+            self.zero_grad()  # what was reduced before is incomplete: the step starts again
             raise
         finally:
             self.hooks.in_backward = False
         self.reducer.flush()
         self.gatherer.release_all()
         self._micro += 1
+        self._reduced = last
+
+    def zero_grad(self) -> None:
+        """Forget the micro-batches since the last step."""
+        self._micro, self._reduced = 0, False
 
     def step(self) -> None:
         """Update the weights with the accumulated gradients, or skip the step on all ranks if one is not finite.
@@ -274,12 +293,14 @@ class Engine:
         Raises:
             RuntimeError: called before all micro-batches of the step went through `backward`.
         """
-        if self._micro != self.accumulation:
+        if self._micro == 0 or (self._counts and not self._reduced):
             raise RuntimeError(
                 f"engine.step was called after {self._micro} of {self.accumulation} micro-batches: call "
                 f"engine.backward {self.accumulation} times first."
             )
-        self._micro = 0
+        if not self._reduced:
+            self.reducer.complete()
+        self.zero_grad()
         self.reducer.finish()
         self.gatherer.finish()
         scaler = self.numerics.scaler

@@ -62,6 +62,11 @@ class Reducer:
         if self._completed is not None:
             self._settle_order()
 
+    def complete(self) -> None:
+        """No micro-batch of the step was begun as its last: make up for what that one does."""
+        for unit in self.order:
+            self._complete(unit)
+
     def abandon(self) -> None:
         """Forget the gradients of a backward pass that failed."""
         for unit in self.order:
@@ -103,12 +108,16 @@ class Reducer:
         unit.hold_gradient()
         if self._writes_in_place:
             self._wire.write(unit, gradients, unit.gradient, accumulate=not self._first)
-            if self._last:
-                stage = self.storage.stage
-                self._wire.reduce(unit, transition(stage.gradient, stage.optimizer))
         else:
             self._wire.scatter(unit, gradients, accumulate=not self._first)
         if self._last:
-            with self.comm.reductions as stream:
-                self._norm.add(unit)
-                self._done = stream.record()
+            self._complete(unit)
+
+    def _complete(self, unit: Unit) -> None:
+        """Bring the unit's gradients to the optimizer's placement, and take their norm."""
+        if self._writes_in_place:
+            stage = self.storage.stage
+            self._wire.reduce(unit, transition(stage.gradient, stage.optimizer))
+        with self.comm.reductions as stream:
+            self._norm.add(unit)
+            self._done = stream.record()

@@ -98,6 +98,7 @@ class Update:
     def __init__(self, storage: Storage, groups: Sequence[Group], master: Any, comm: Communicator, compiled: bool):
         self.groups, self.master, self.compiled = list(groups), master, compiled
         self._kept = storage.states.kept
+        self.lr_factors = torch.tensor([g.lr_factor for g in groups], dtype=torch.float64, device=storage.device)
         rules = dict.fromkeys(group.rule for group in self.groups)
         kernels = {rule: self._compile(self._writer(rule), rule) for rule in rules}
         self._kernels = [kernels[group.rule] for group in self.groups]
@@ -154,7 +155,7 @@ class Update:
             rule = group.rule
             own = None if rule.momentum is None else torch.where(momentum.isnan(), rule.momentum, momentum)
             kept = {name: self._kept[name][index].clone() for name in rule.kept}
-            now = Now(lr * group.lr_factor, step, group.weight_decay, own, kept)
+            now = Now(lr * self.lr_factors[index], step, group.weight_decay, own, kept)
             made.append({name: value.float() for name, value in rule.scalars(now).items()})
             for name, value in rule.keep(now).items():
                 self._kept[name][index].copy_(torch.where(ok, value, kept[name]))
