@@ -7,7 +7,8 @@ import pytest
 from tests.ranks import run_ranks
 from tests.zero.models import batches
 from tests.zero.training import GROUPS, Case, make_engine, train
-from zerokit.zero.engine import Engine, ParameterGroups
+from zerokit.zero.engine import Engine
+from zerokit.zero.numerics import ParameterGroups
 from zerokit.zero.update import Group
 
 STAGES = [0, 1, 2, 3]

@@ -10,7 +10,8 @@ from tests.zero.training import GROUPS, Case, make_engine, make_optimizer, train
 from zerokit.comm import Communicator
 from zerokit.precision._scaler import DynamicScaler
 from zerokit.train.memory import MemoryMeter
-from zerokit.zero.engine import Engine, Numerics
+from zerokit.zero.engine import Engine
+from zerokit.zero.numerics import Numerics
 
 STAGES = [0, 1, 2, 3]
 

@@ -13,7 +13,8 @@ from tests.zero.models import MODELS, batches
 from zerokit.comm import Communicator
 from zerokit.config import registry
 from zerokit.config.registry import Choice
-from zerokit.zero.engine import Engine, Numerics, ParameterGroups
+from zerokit.zero.engine import Engine
+from zerokit.zero.numerics import Numerics, ParameterGroups
 from zerokit.zero.partition import find_blocks
 from zerokit.zero.update import Group, Now
 

@@ -17,8 +17,9 @@ from zerokit.config.batch import resolve_batch
 from zerokit.config.schema import Config
 from zerokit.train.loader import Loader
 from zerokit.train.trainer import Trainer
-from zerokit.zero.engine import Engine, Numerics, ParameterGroups
+from zerokit.zero.engine import Engine
 from zerokit.zero.materialize import build_on_meta
+from zerokit.zero.numerics import Numerics, ParameterGroups
 from zerokit.zero.partition import find_blocks, unit_modules
 from zerokit.zero.update import Group
 

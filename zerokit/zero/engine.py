@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,49 +18,15 @@ from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
 from zerokit.zero.hooks import Hooks
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
+from zerokit.zero.numerics import Numerics, ParameterGroups
 from zerokit.zero.partition import find_blocks, partition, unit_modules
 from zerokit.zero.persist import EngineState
 from zerokit.zero.placement import STAGES, Collective, Placement, Stage, transition
 from zerokit.zero.read import WeightReader
 from zerokit.zero.reduce import Reducer
 from zerokit.zero.storage import Dtypes, Storage, state_bytes
-from zerokit.zero.update import Group, Rule, Update
+from zerokit.zero.update import Rule, Update
 from zerokit.zero.wire import CollectiveWire, PeerWire
-
-
-class Scaler(Protocol):
-    """The factor that the loss is multiplied with before backward."""
-
-    scale: Tensor  # 0-dim float32, on the device
-
-    def update(self, ok: Tensor) -> None:
-        """Take note of a step taken (`ok`, 0-dim bool) or skipped, without a host synchronisation."""
-
-    def exhausted(self) -> Tensor:
-        """Whether the scale cannot shrink any further (0-dim bool)."""
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """Formats of one training.
-
-    compute: of weights and activations. master: "same", "separate" or "split" (`zerokit.zero.master`).
-    accumulate: of gradients between micro-batches. reduce: of gradients on the wire. scaler: None does not scale.
-    """
-
-    compute: torch.dtype = torch.float32
-    master: str = "same"
-    accumulate: torch.dtype = torch.float32
-    reduce: torch.dtype = torch.float32
-    scaler: Scaler | None = None
-
-
-@dataclass(frozen=True)
-class ParameterGroups:
-    """Hyperparameters per group; `of` gives the index of a parameter's group from its name and the parameter."""
-
-    groups: Sequence[Group] = (Group(),)
-    of: Any = field(default=lambda name, parameter: 0)
 
 
 class Engine:

@@ -1,0 +1,47 @@
+"""What an engine is told about number formats and hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from zerokit.zero.update import Group
+
+
+class Scaler(Protocol):
+    """The factor that the loss is multiplied with before backward."""
+
+    scale: Tensor  # 0-dim float32, on the device
+
+    def update(self, ok: Tensor) -> None:
+        """Take note of a step taken (`ok`, 0-dim bool) or skipped, without a host synchronisation."""
+
+    def exhausted(self) -> Tensor:
+        """Whether the scale cannot shrink any further (0-dim bool)."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Formats of one training.
+
+    compute: of weights and activations. master: "same", "separate" or "split" (`zerokit.zero.master`).
+    accumulate: of gradients between micro-batches. reduce: of gradients on the wire. scaler: None does not scale.
+    """
+
+    compute: torch.dtype = torch.float32
+    master: str = "same"
+    accumulate: torch.dtype = torch.float32
+    reduce: torch.dtype = torch.float32
+    scaler: Scaler | None = None
+
+
+@dataclass(frozen=True)
+class ParameterGroups:
+    """Hyperparameters per group; `of` gives the index of a parameter's group from its name and the parameter."""
+
+    groups: Sequence[Group] = (Group(),)
+    of: Any = field(default=lambda name, parameter: 0)
