@@ -26,6 +26,7 @@ from zerokit.zero.read import WeightReader
 from zerokit.zero.reduce import Reducer
 from zerokit.zero.storage import Dtypes, Storage, state_bytes
 from zerokit.zero.update import Rule, Update
+from zerokit.zero.values import ParameterValues
 from zerokit.zero.wire import CollectiveWire, PeerWire
 
 
@@ -96,8 +97,10 @@ class Engine:
         )
         Materializer(self.storage, master, self.comm).run(model, seed)
         self.gatherer = Gatherer(self.units, self.stage, self.comm, prefetch)
-        self._norm = GradientNorm(self.storage, self.comm)
-        self.reducer = Reducer(self.storage, self.comm, self._make_wire(peers, max(2, prefetch + 1)), self._norm)
+        self.gradient_norm = GradientNorm(self.storage, self.comm)
+        self.reducer = Reducer(
+            self.storage, self.comm, self._make_wire(peers, max(2, prefetch + 1)), self.gradient_norm
+        )
         self.hooks = Hooks(self.gatherer, self.reducer)
         self._attach(model)
         compiled = self.device.type == "cuda" if compile_update is None else compile_update
@@ -109,6 +112,7 @@ class Engine:
         self.state = EngineState(self)
         for unit in self.storage.trainable:  # all views of it are made
             unit.drop_gradient()
+        self.values = ParameterValues(self)
         self.comm.fork()  # the side streams follow the first weights
 
     def _dtypes(self, extra: torch.dtype | None) -> Dtypes:
@@ -272,7 +276,7 @@ class Engine:
         scaler = self.numerics.scaler
         unscale = 1.0 if scaler is None else scaler.scale.double().reciprocal()
         with torch.no_grad():
-            norm = self._norm() * unscale
+            norm = self.gradient_norm() * unscale
             ok = torch.isfinite(norm)
             self._count(norm, ok)
             scale = clip_coefficient(norm, self.clip_norm) * unscale
@@ -308,6 +312,21 @@ class Engine:
         self.reducer.forget_events()
         for unit in self.storage.trainable:
             unit.drop_gradient()
+
+    @property
+    def micro_batches(self) -> int:
+        """How many of the step under way have been through `backward`."""
+        return self._micro
+
+    @property
+    def gradients_reduced(self) -> bool:
+        """Whether the step's last micro-batch has been through `backward`: its gradients are the sums of all ranks."""
+        return self._reduced
+
+    @property
+    def gradient_placement(self) -> Placement:
+        """Where the gradients of the step under way lie."""
+        return self.stage.optimizer if self._reduced else self.stage.gradient
 
     # -- weights and memory ------------------------------------------------------------------------------------------
 

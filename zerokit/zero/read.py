@@ -35,7 +35,7 @@ class WeightReader:
         self._named = sorted(places, key=lambda place: place[0])
         self.open = False
 
-    def _master_shard(self, unit: Unit) -> tuple[Tensor, bool]:
+    def master_shard(self, unit: Unit) -> tuple[Tensor, bool]:
         """The fp32 values this rank holds of a unit, and whether they are the whole."""
         stage = self._storage.stage
         if unit.extra is None:
@@ -43,7 +43,7 @@ class WeightReader:
         whole = stage.optimizer is not Placement.SHARD
         return self._master.load(unit.weight if whole else unit.shard, unit.extra), whole
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Wait until every rank has written its shards and no other gather is under way."""
         self._gatherer.settle()
         self._gatherer.finish()
@@ -52,7 +52,7 @@ class WeightReader:
 
     def whole_unit(self, unit: Unit) -> Tensor:
         """The unit's whole fp32 master weights (layout.total,). A collective."""
-        value, whole = self._master_shard(unit)
+        value, whole = self.master_shard(unit)
         if whole:
             return value
         full = torch.empty(unit.layout.total, dtype=torch.float32, device=value.device)
@@ -61,7 +61,7 @@ class WeightReader:
 
     def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names and whole fp32 values, sorted by name."""
-        self._begin()
+        self.begin()
         unit_now, views = None, []
         for name, unit, index in self._named:
             if unit is not unit_now:
@@ -79,7 +79,7 @@ class WeightReader:
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Point every parameter at whole weights of its own for the time of the block."""
-        self._begin()
+        self.begin()
         if not self._storage.weight_slots:
             yield
             return

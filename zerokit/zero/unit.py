@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zerokit.zero.layout import Layout
+from zerokit.zero.placement import Placement
 
 
 @dataclass
@@ -90,6 +91,14 @@ class Unit:
         if self.spent and self.transient:
             self.gradient.untyped_storage().resize_(0)
         self.spent = False
+
+    def gradient_at(self, placement: Placement, rank: int) -> Tensor:
+        """The gradient as it lies at `placement`, which may be further on its way than its memory: the shard of `rank`
+        then lies in a whole buffer."""
+        if placement is not Placement.SHARD or len(self.gradient) == self.layout.shard:
+            return self.gradient
+        start, stop = self.layout.shard_range(rank)
+        return self.gradient[start:stop]
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Each parameter's view of a whole flat buffer (≥ layout.total,), in the parameters' shapes."""

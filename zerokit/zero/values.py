@@ -1,0 +1,224 @@
+"""Whole values of single parameters, read and written: master weights, gradients, optimizer states.
+
+For debugging, surgery on models, and code written for other libraries. Every call is a collective: all ranks make it,
+with the same arguments. A value is put together from the ranks' parts by adding zeros to them, which is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from zerokit.zero.layout import Span
+from zerokit.zero.master import MASTERS
+from zerokit.zero.materialize import Materializer
+from zerokit.zero.placement import Placement
+from zerokit.zero.states import State, StateSlice, length_along
+from zerokit.zero.unit import Unit
+
+if TYPE_CHECKING:
+    from zerokit.zero.engine import Engine
+
+
+class ParameterValues:
+    """Reads and writes the parameters of an engine by their names in the model."""
+
+    def __init__(self, engine: Engine):
+        self._engine, self._storage, self._comm = engine, engine.storage, engine.comm
+        self._place = {name: (unit, index) for unit in engine.units for index, name in enumerate(unit.names)}
+        self._writer = Materializer(engine.storage, MASTERS[engine.numerics.master], engine.comm)
+        self._slices: dict[tuple[str, str], StateSlice] | None = None
+
+    def _find(self, name: str) -> tuple[Unit, int]:
+        if name not in self._place:
+            raise KeyError(f"The model has no parameter '{name}'.")
+        return self._place[name]
+
+    def _checked(self, name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
+        if tuple(value.shape) != tuple(shape):
+            raise ValueError(f"'{name}': expected a value of shape {tuple(shape)}, got {tuple(value.shape)}.")
+        return value.detach().to(self._comm.device, torch.float32)
+
+    def _assemble(self, flat: Tensor, unit: Unit, index: int, divided: bool) -> Tensor:
+        """The whole parameter from a unit's whole buffer or, where that is divided, this rank's shard; fp32."""
+        shape = unit.shapes[index]
+        if not divided:
+            return unit.views(flat)[index].to(torch.float32, copy=True)
+        part, place = self._mine(unit, index)
+        full = torch.zeros(shape.numel(), dtype=torch.float32, device=flat.device)
+        full[part.start : part.stop] = flat[place : place + len(part)]
+        self._comm.all_reduce(full, kind="values")
+        return full.view(shape)
+
+    def _mine(self, unit: Unit, index: int) -> tuple[Span, int]:
+        """The elements of a parameter in this rank's shard, and where they begin in it."""
+        start, stop = unit.layout.shard_range(self._comm.rank)
+        part, begin = unit.layout.overlap(index, start, stop)
+        return part, begin - start
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    def weight(self, name: str) -> Tensor:
+        """The fp32 master value of a parameter, whole (frozen ones: the compute value)."""
+        unit, index = self._find(name)
+        self._engine.reader.begin()
+        flat, whole = self._engine.reader.master_shard(unit)
+        return self._assemble(flat, unit, index, not whole)
+
+    def set_weight(self, name: str, value: Tensor) -> None:
+        """Give a parameter another value: master and compute weights. Optimizer states stay."""
+        unit, index = self._find(name)
+        self._write([(unit, index, self._checked(name, value, unit.shapes[index]))])
+
+    @torch.no_grad()
+    def _write(self, values: Sequence[tuple[Unit, int, Tensor]]) -> None:
+        self._engine.reader.begin()
+        for unit, index, value in values:
+            self._writer.write(unit.parameters[index], value)
+        for unit in {unit for unit, _, _ in values}:
+            unit.updated = self._comm.compute.record()
+        self._engine.gatherer.invalidate()
+
+    @contextmanager
+    def copies(self, names: Sequence[str], source: int | None = None) -> Iterator[None]:
+        """Point parameters at whole copies, in the compute format, for the time of the block.
+
+        source: the rank whose changes are kept: elements that differ take the new value, in the master weights too;
+        the others keep their exact masters. None keeps no change.
+        """
+        places = [self._find(name) for name in dict.fromkeys(names)]
+        reader = self._engine.reader
+        reader.begin()
+        for parameter, value in zip(_parameters(places), self._compute(places), strict=True):
+            parameter.data = value
+        everything, before = len(places) == len(self._place), reader.open
+        reader.open = before or everything
+        try:
+            yield
+        finally:
+            reader.open = before
+            changed = [parameter.data for parameter in _parameters(places)]
+            for unit, index in places:
+                unit.parameters[index].data = unit.views(unit.slot.buffer)[index].data
+        if source is not None:
+            self._keep(places, changed, source)
+
+    def _compute(self, places: Sequence[tuple[Unit, int]]) -> Iterator[Tensor]:
+        """Copies of whole compute weights."""
+        sharded = self._storage.stage.parameter is Placement.SHARD
+        full, last = None, None
+        for unit, index in places:
+            if unit is not last:
+                full, last = unit.weight, unit
+                if sharded:
+                    full = torch.empty(unit.layout.total, dtype=unit.shard.dtype, device=unit.shard.device)
+                    self._comm.all_gather(full, unit.shard)
+            yield unit.views(full)[index].detach().clone()
+
+    @torch.no_grad()
+    def _keep(self, places: Sequence[tuple[Unit, int]], changed: Sequence[Tensor], source: int) -> None:
+        values = []
+        for (unit, index), new, old in zip(places, changed, self._compute(places), strict=True):
+            new = new.contiguous()
+            self._comm.broadcast(new, source)
+            differs = new != old
+            if differs.any():
+                kept = self.weight(unit.names[index])
+                values.append((unit, index, torch.where(differs, new.float(), kept)))
+        if values:
+            self._write(values)
+
+    # -- gradients ---------------------------------------------------------------------------------------------------
+
+    def gradient(self, name: str) -> Tensor | None:
+        """The whole gradient of the micro-batches since the last step, without loss scale, fp32; None before the first
+        and for frozen parameters."""
+        unit, index = self._find(name)
+        if not unit.trainable or not self._engine.micro_batches:
+            return None
+        self._engine.reducer.finish()
+        placement = self._engine.gradient_placement
+        full = self._assemble(unit.gradient_at(placement, self._comm.rank), unit, index, placement is Placement.SHARD)
+        if placement is Placement.PARTIAL:
+            self._comm.all_reduce(full, kind="values")
+        return full / self._scale
+
+    @torch.no_grad()
+    def set_gradient(self, name: str, value: Tensor) -> None:
+        """Give a parameter another gradient for the step under way; the norm follows.
+
+        Raises:
+            RuntimeError: no micro-batch of the step has been here.
+        """
+        unit, index = self._find(name)
+        if not unit.trainable or not self._engine.micro_batches:
+            raise RuntimeError(f"'{name}' has no gradient: it has one between engine.backward and engine.step.")
+        value = self._checked(name, value, unit.shapes[index]) * self._scale
+        self._engine.reducer.finish()
+        placement = self._engine.gradient_placement
+        target = unit.gradient_at(placement, self._comm.rank)
+        if placement is Placement.SHARD:
+            part, place = self._mine(unit, index)
+            target[place : place + len(part)] = value.reshape(-1)[part.start : part.stop]
+        else:  # of parts whose sum is the value, rank 0 has all
+            own = 1.0 if placement is Placement.REPLICATE or self._comm.rank == 0 else 0.0
+            unit.views(target)[index].copy_(value * own)
+        if self._engine.gradients_reduced:
+            self._engine.gradient_norm.add(unit)
+
+    @property
+    def _scale(self) -> Tensor | float:
+        scaler = self._engine.numerics.scaler
+        return 1.0 if scaler is None else scaler.scale
+
+    # -- optimizer states --------------------------------------------------------------------------------------------
+
+    def states(self, name: str) -> list[str]:
+        """Names of the optimizer's states of a parameter."""
+        return list(self._declared(*self._find(name)))
+
+    def _declared(self, unit: Unit, index: int) -> dict[str, State]:
+        if not unit.trainable:
+            return {}
+        rule = self._storage.states.rules[unit.layout.groups[index]]
+        return {state.name: state for state in rule.states}
+
+    def _state(self, name: str, key: str) -> tuple[State, int, torch.Size, StateSlice | None]:
+        """A state's declaration, its values, the parameter's shape, and what this rank holds of it."""
+        unit, index = self._find(name)
+        declared = self._declared(unit, index)
+        if key not in declared:
+            raise KeyError(f"'{name}' has no optimizer state '{key}'; it has {', '.join(declared) or 'none'}.")
+        state, shape = declared[key], unit.shapes[index]
+        if self._slices is None:
+            self._slices = {(part.parameter, part.name): part for part in self._storage.states.slices()}
+        size = length_along(state.along, shape) if state.along else -(-shape.numel() // state.per)
+        return state, size, shape, self._slices.get((name, key))
+
+    def state(self, name: str, key: str) -> Tensor:
+        """A whole optimizer state of a parameter: in its shape if there is one value per element, else flat; fp32."""
+        state, size, shape, part = self._state(name, key)
+        self._comm.compute.wait(self._comm.updates.record())
+        full = torch.zeros(size, dtype=torch.float32, device=self._comm.device)
+        if part is not None:
+            full[part.start : part.start + len(part.values)] = part.values
+        if state.along is None and self._storage.stage.optimizer is Placement.SHARD:
+            self._comm.all_reduce(full, kind="values")
+        return full.view(shape) if size == shape.numel() else full
+
+    @torch.no_grad()
+    def set_state(self, name: str, key: str, value: Tensor) -> None:
+        """Give an optimizer state of a parameter other values, in the shape that `state` returns."""
+        _, size, shape, part = self._state(name, key)
+        value = self._checked(name, value, shape if size == shape.numel() else (size,)).reshape(-1)
+        self._comm.compute.wait(self._comm.updates.record())
+        if part is not None:
+            part.values.copy_(value[part.start : part.start + len(part.values)])
+
+
+def _parameters(places: Sequence[tuple[Unit, int]]) -> Iterator[nn.Parameter]:
+    return (unit.parameters[index] for unit, index in places)
