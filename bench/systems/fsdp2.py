@@ -10,6 +10,8 @@ from torch.distributed.tensor import DTensor
 
 from bench.model import build, fill_shards
 from bench.systems._base import CLIP_NORM, Setup, System, adamw_settings, decay_groups
+from zerokit.config import registry
+from zerokit.config.registry import Choice
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -18,14 +20,23 @@ class FSDP2(System):
     """Units: embedding, each block, norm with head, root; fp32 shards, gathered in the compute format.
 
     Options: reduce, the format of the reduce-scatter; reshard, whether weights are freed between forward and backward;
-    sync, whether gradients are reduced with the last micro-batch only or with each (slower, needs less memory).
+    sync, whether gradients are reduced with the last micro-batch only or with each (slower, needs less memory);
+    checkpointing, of the blocks' activations: the same wrappers as zerokit's.
     """
 
-    allowed = {"reduce": ("fp32", "bf16"), "reshard": ("true", "false"), "sync": ("last", "each")}
+    allowed = {
+        "reduce": ("fp32", "bf16"),
+        "reshard": ("true", "false"),
+        "sync": ("last", "each"),
+        "checkpointing": ("none", "selective", "full"),
+    }
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.model = build(setup.case)
+        for index, block in enumerate(self.model.blocks):
+            checkpointing = Choice(self.option("checkpointing"), None)
+            block.forward = registry.build("checkpointing", checkpointing).wrap(block.forward, index)
         if setup.compiled:
             for module in [*self.model.blocks, self.model.head]:
                 module.compile(fullgraph=True)

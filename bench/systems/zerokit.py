@@ -20,7 +20,8 @@ from zerokit.zero.graph import CapturedStep
 class Zerokit(System):
     """The engine at the stage in the system's name.
 
-    An option `section.key=value` sets that key; a bare key is looked for in zero, precision, train, optimizer, launch.
+    An option `section.key=value` sets that key; a bare key is looked for in zero, precision, train, optimizer, launch;
+    `checkpointing=NAME` chooses the activation checkpointing.
     """
 
     allowed = None
@@ -62,7 +63,9 @@ def config_of(setup: Setup) -> dict[str, Any]:
         "batch": {"accumulation": setup.case.accumulation},
         "launch": {"device": setup.device.type},
     }
-    for key, text in setup.options.items():
+    options = dict(setup.options)
+    config["checkpointing"] = options.pop("checkpointing", "none")
+    for key, text in options.items():
         section, name = _place(key, config)
         config[section][name] = _value(text)
     return config

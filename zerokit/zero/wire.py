@@ -102,11 +102,13 @@ class CollectiveWire:
 class _Landing:
     """Where the slices of one unit land on every rank; used by one unit after the other.
 
-    start: first element in the peer memory. size: elements per sender. held: gradients that are still being read.
+    start: first element in the peer memory. size: elements per sender. turn: number of the reduction that used it last.
+    held: gradients that are still being read.
     """
 
     start: int
     size: int
+    turn: int = -2
     free: object = None
     held: list[Tensor] = field(default_factory=list)
 
@@ -125,26 +127,28 @@ class PeerWire:
     """Reductions through the peer memory of the GPUs of one host.
 
     [Note: one barrier per unit] Every rank sends the slices of unit i, passes barrier i, and adds what landed. Whoever
-    has passed barrier i knows that all ranks have added unit i - 1, as their streams are in order: the landing place
-    that unit i + 1 takes, last used by unit i - 1 (or one before it), is free on every rank.
+    has passed barrier i knows that all ranks have added unit i - 1, as their streams are in order: a landing place that
+    unit i + 1 takes is free on every rank if unit i - 1 (or one before it) used it last. If unit i did, as two modules
+    that are no blocks may, one more barrier makes sure.
     """
 
     def __init__(self, storage: Storage, comm: Communicator, memory: PeerMemory, ways: int):
         self._storage, self._comm, self._memory = storage, comm, memory
         self._rings: dict[str, list[_Landing]] = {}
         start = 0
-        for kind, size in _landing_sizes(storage, comm.world):
+        for kind, size, count in _landing_sizes(storage, comm.world, ways):
             self._rings[kind] = []
-            for _ in range(ways):
+            for _ in range(count):
                 self._rings[kind].append(_Landing(start, size))
                 start += size * (comm.world - 1)
         self._turn = dict.fromkeys(self._rings, 0)
+        self._reductions = 0
         self._plans = {unit: [_plan(unit, rank) for rank in range(comm.world)] for unit in storage.trainable}
 
     @staticmethod
     def elements(storage: Storage, world: int, ways: int) -> int:
         """Elements of peer memory needed."""
-        return sum(size for _, size in _landing_sizes(storage, world)) * (world - 1) * ways
+        return sum(size * count for _, size, count in _landing_sizes(storage, world, ways)) * (world - 1)
 
     def scatter(self, unit: Unit, gradients: Gradients, accumulate: bool) -> None:
         """Sum `gradients` over the ranks into (or onto) the unit's shard."""
@@ -158,6 +162,10 @@ class PeerWire:
         written = self._comm.compute.record()
         with self._comm.reductions as stream:
             stream.wait(written)
+            if landing.turn == self._reductions - 1:
+                self._memory.barrier()
+            landing.turn = self._reductions
+            self._reductions += 1
             self._send(unit, flat, landing)
             self._memory.barrier()
             self._add(unit, flat, landing, accumulate)
@@ -206,8 +214,10 @@ class PeerWire:
         return [self._memory.local[start + p.place : start + p.place + p.stop - p.start] for p in plan]
 
 
-def _landing_sizes(storage: Storage, world: int) -> list[tuple[str, int]]:
-    return [(kind, total // world) for kind, total in largest_by_ring(storage.trainable).items()]
+def _landing_sizes(storage: Storage, world: int, ways: int) -> list[tuple[str, int, int]]:
+    """Per ring: its kind, elements that one rank sends to another, and how many landing places it has."""
+    sizes = largest_by_ring(storage.trainable).items()
+    return [(kind, total // world, ways if kind == "block" else 1) for kind, total in sizes]
 
 
 def _sender(sender: int, owner: int, world: int) -> int:
