@@ -100,6 +100,14 @@ class Communicator:
         self.count("reduce_scatter", full.nbytes)
         _reduce_scatter(shard, full, group=self._reduce_group)
 
+    def all_to_all(self, result: Tensor, given: Tensor, taken_splits: list[int], given_splits: list[int]) -> None:
+        """Give each rank its part of `given`; `result` takes what every rank has for this one, in their order."""
+        if self.world == 1:
+            result.copy_(given)
+            return
+        self.count("all_to_all", given.nbytes)
+        dist.all_to_all_single(result, given, taken_splits, given_splits, group=self._reduce_group)
+
     def all_reduce(self, tensor: Tensor, kind: str = "all_reduce", maximum: bool = False) -> None:
         """Sum (or take the maximum of) `tensor` over the ranks, in place."""
         if self.world > 1:

@@ -5,27 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import Optimizer, OptimizerOptions, State, check_range
+from zerokit.optimizer._base import MomentOptions, Optimizer, State
 
 
 @dataclass
-class AdamOptions(OptimizerOptions):
+class AdamOptions(MomentOptions):
     """Adam with the defaults of the paper."""
 
     lr: float = 1e-3
     """Peak learning rate."""
-    beta1: float = 0.9
-    """Decay of the mean of gradients."""
-    beta2: float = 0.999
-    """Decay of the mean of squared gradients."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
     weight_decay: float = 0.0
     """L2 penalty, added to the gradient, of parameters with two or more dimensions."""
-
-    def __post_init__(self) -> None:
-        check_range(lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
-        check_range(high=1.0, beta1=self.beta1, beta2=self.beta2)
 
 
 class Adam(Optimizer):

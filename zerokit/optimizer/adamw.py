@@ -5,27 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import Optimizer, OptimizerOptions, State, check_range
+from zerokit.optimizer._base import MomentOptions, Optimizer, State
 
 
 @dataclass
-class AdamWOptions(OptimizerOptions):
+class AdamWOptions(MomentOptions):
     """AdamW; the default betas suit small batches of tokens (Llama uses 0.95 for beta2)."""
 
     lr: float = 2e-3
     """Peak learning rate."""
-    beta1: float = 0.9
-    """Decay of the mean of gradients."""
     beta2: float = 0.99
     """Decay of the mean of squared gradients."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
     weight_decay: float = 0.1
     """Decoupled weight decay, per unit of learning rate, of parameters with two or more dimensions."""
-
-    def __post_init__(self) -> None:
-        check_range(lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
-        check_range(high=1.0, beta1=self.beta1, beta2=self.beta2)
 
 
 class AdamW(Optimizer):

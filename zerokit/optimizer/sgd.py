@@ -22,8 +22,9 @@ class SGDOptions(OptimizerOptions):
     weight_decay: float = 0.0
     """L2 penalty, added to the gradient, of parameters with two or more dimensions."""
 
-    def __post_init__(self) -> None:
-        check_range(lr=self.lr, weight_decay=self.weight_decay)
+    def check(self) -> None:
+        """Nesterov needs a velocity."""
+        check_range(lr=self.lr)
         check_range(high=1.0, momentum=self.momentum)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0.")

@@ -15,13 +15,13 @@ from zerokit.comm import Communicator
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
 from zerokit.config.schema import Config
+from zerokit.train.groups import parameter_groups
 from zerokit.train.loader import Loader
 from zerokit.train.trainer import Trainer
 from zerokit.zero.engine import Engine
 from zerokit.zero.materialize import build_on_meta
-from zerokit.zero.numerics import Numerics, ParameterGroups
+from zerokit.zero.numerics import Numerics
 from zerokit.zero.partition import find_blocks, unit_modules
-from zerokit.zero.update import Group
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +61,6 @@ def numerics(cfg: Config, device: torch.device) -> Numerics:
     return Numerics(getattr(torch, precision.compute), precision.master, *formats, scaler)
 
 
-def parameter_groups(options: Any) -> ParameterGroups:
-    """Weight decay for matrices only, unless the options say that norms and biases decay as well."""
-    decay = options.weight_decay
-    small = decay if options.decay_norms_and_biases else 0.0
-    return ParameterGroups((Group(decay), Group(small)), lambda name, parameter: int(parameter.ndim < 2))
-
-
 def loss_function(engine: Engine, source: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """inputs, targets → loss (0-dim): by the model itself if its forward takes `targets`, else by the data's loss."""
     if "targets" in inspect.signature(engine.module.forward).parameters:
@@ -84,7 +77,7 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         stage=cfg.zero.stage,
         comm=comm,
         numerics=numerics(cfg, comm.device),
-        groups=parameter_groups(cfg.optimizer.options),
+        groups=parameter_groups(cfg.optimizer, optimizer, model),
         accumulation=accumulation,
         clip_norm=cfg.train.clip_norm,
         units=cfg.zero.units,

@@ -24,7 +24,7 @@ class State(Protocol):
     name: str
     dtype: str
     per: int
-    initial: float
+    initial: float | str
     along: str | None
 
 
@@ -69,6 +69,10 @@ def divided(states: Sequence[State]) -> list[State]:
     return [state for state in states if state.along is None]
 
 
+def _first(state: State) -> float:
+    return 0.0 if state.initial == "parameter" else state.initial
+
+
 class States:
     """The states of `units` (all trainable), as the rules of their hyperparameter groups declare them.
 
@@ -86,7 +90,7 @@ class States:
         self.declared = declared
         self._starts: dict[tuple[str, Unit], dict[Span, int]] = {}
         self.arenas = {
-            name: torch.full((self._place(state),), state.initial, dtype=getattr(torch, state.dtype), device=device)
+            name: torch.full((self._place(state),), _first(state), dtype=getattr(torch, state.dtype), device=device)
             for name, state in declared.items()
         }
         self.kept = {

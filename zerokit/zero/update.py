@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
-from zerokit.zero.states import State
+from zerokit.zero.phases import Matrices, Piece, Sums, pieces_of
+from zerokit.zero.states import State, divided, matrix_shape
 from zerokit.zero.storage import Region, Storage, update_regions
 from zerokit.zero.unit import Unit
 
@@ -40,6 +41,7 @@ class Rule(Protocol):
     states: Sequence[State]
     phases: Sequence[Any]
     kept: Mapping[str, float]
+    tables: Mapping[str, Sequence[float]]
     compiles: bool
 
     def scalars(self, now: Now) -> dict[str, Tensor]:
@@ -73,41 +75,64 @@ class Part:
     known: dict[str, Tensor] = field(default_factory=dict)
 
 
-def make_part(storage: Storage, unit: Unit, region: Region) -> Part:
+def make_part(storage: Storage, unit: Unit, region: Region, shape: tuple[int, ...] = (-1,)) -> Part:
     """The views of a region of a unit."""
 
     def cut(arena: Tensor, start: int) -> Tensor:
-        return arena[start : start + region.length]
+        return arena[start : start + region.length].view(shape)
 
+    states = storage.states.views(unit, region.start, region.start + region.length, region.group)
     return Part(
         cut(storage.weights, region.weight),
         None if storage.extra is None else cut(storage.extra, region.extra),
         cut(unit.gradient, region.gradient),
-        storage.states.views(unit, region.start, region.start + region.length, region.group),
+        states if len(shape) == 1 else tuple(state.view(shape) for state in states),
         region.group,
     )
+
+
+def _number(value: int, storage: Storage) -> Tensor:
+    return torch.tensor(float(value), device=storage.device)
 
 
 class Update:
     """Applies the rule of each hyperparameter group to everything this rank owns.
 
     [Note: skipped steps] Whether a step is taken is known on the device only. On a GPU the one compiled kernel selects
-    between old and new values; on a CPU, where reading a number costs nothing, the formula is not even called.
+    between old and new values (`selects`); on a CPU, where reading a number costs nothing, the formula is not called.
     """
 
     def __init__(self, storage: Storage, groups: Sequence[Group], master: Any, comm: Communicator, compiled: bool):
         self.groups, self.master, self.compiled = list(groups), master, compiled
+        self.selects = storage.device.type != "cpu"
         self._kept = storage.states.kept
         self.lr_factors = torch.tensor([g.lr_factor for g in groups], dtype=torch.float64, device=storage.device)
         rules = dict.fromkeys(group.rule for group in self.groups)
         kernels = {rule: self._compile(self._writer(rule), rule) for rule in rules}
         self._kernels = [kernels[group.rule] for group in self.groups]
         self._parts: dict[Unit, list[Part]] = {unit: [] for unit in storage.trainable}
+        pieces: list[list[tuple[Piece, Part]]] = [[] for _ in self.groups]
         for unit, regions in update_regions(storage).items():
             for region in regions:
-                self._parts[unit].extend(self._cut(storage, unit, region))
+                if self.groups[region.group].rule.phases:
+                    pieces[region.group] += self._pieces(storage, unit, region)
+                else:
+                    self._parts[unit] += self._cut(storage, unit, region)
+        self._start_states(storage)
+        self._phases = [self._make_phases(storage, comm, group, pieces[group]) for group in range(len(self.groups))]
+        self._tables = [
+            {name: torch.tensor(values, device=storage.device) for name, values in group.rule.tables.items()}
+            for group in self.groups
+        ]
         traceable = compiled and all(rule.compiles for rule in rules)
         self._scalars = torch.compile(self._all_scalars, dynamic=False) if traceable else self._all_scalars
+
+    def _start_states(self, storage: Storage) -> None:
+        """Copy the first weights into states that start as them."""
+        for part in (part for parts in self._parts.values() for part in parts):
+            for state, values in zip(divided(self.groups[part.group].rule.states), part.state, strict=True):
+                if state.initial == "parameter":
+                    values.copy_(self.master.load(part.weight, part.extra))
 
     def _compile(self, function: Callable, rule: Rule) -> Callable:
         return torch.compile(function, dynamic=True) if self.compiled and rule.compiles else function
@@ -118,6 +143,28 @@ class Update:
         stop = region.start + region.length
         for begin in range(region.start, stop, step):
             yield make_part(storage, unit, region.part(begin, min(begin + step, stop)))
+
+    def _pieces(self, storage: Storage, unit: Unit, region: Region) -> list[tuple[Piece, Part]]:
+        """Pieces of single parameters, for rules with phases."""
+        sums = [along for phase in self.groups[region.group].rule.phases for along in phase.sums.values()]
+        limit = CHUNK if storage.device.type == "cpu" else None
+        made = []
+        for piece in pieces_of(storage, unit, region, {"rows", "columns"} & set(sums) != set(), limit):
+            part = make_part(storage, unit, piece.region, piece.shape)
+            rows, columns = matrix_shape(unit.shapes[piece.index])
+            part.known |= {"rows": _number(rows, storage), "columns": _number(columns, storage)}
+            made.append((piece, part))
+            self._parts[unit].append(part)
+        return made
+
+    def _make_phases(self, storage: Storage, comm: Communicator, group: int, pieces: list) -> list[Sums | Matrices]:
+        rule = self.groups[group].rule
+        made = []
+        for phase in rule.phases if storage.states.members(group) else ():
+            kernel = self._compile(self._phase(rule, getattr(rule, phase.method)), rule)
+            kind = Matrices if phase.whole else Sums
+            made.append(kind(storage, rule, group, phase, pieces, comm, kernel))
+        return made
 
     def __call__(
         self,
@@ -134,17 +181,22 @@ class Update:
         lr, momentum, step, scale: 0-dim float64, scale multiplies the gradients, NaN as momentum leaves each rule its
         own; ok: 0-dim bool, take the step.
         """
-        if not ok.is_cuda and not ok:
+        if not self.selects and not ok:
             return
         scalars, scale = self._scalars(lr, momentum, step, ok), scale.float()
         known = comm.compute.record()
         with comm.updates as stream:
             stream.wait(known)
+            for group, phases in enumerate(self._phases):
+                for phase in phases:
+                    phase.run(scalars[group], scale, ok)
             for unit in units:
                 for part in self._parts[unit]:
                     self._kernels[part.group](part.weight, part.extra, part.gradient, part.state, scalars[part.group],
                                               part.known, scale, ok)  # fmt: skip
                 unit.updated, unit.spent = stream.record(), True
+            for phase in (phase for phases in self._phases for phase in phases):
+                phase.release()
         # Memory of the compute stream must not be used again before the update has read it.
         self._held = (scalars, scale, ok)
 
@@ -156,10 +208,23 @@ class Update:
             own = None if rule.momentum is None else torch.where(momentum.isnan(), rule.momentum, momentum)
             kept = {name: self._kept[name][index].clone() for name in rule.kept}
             now = Now(lr * self.lr_factors[index], step, group.weight_decay, own, kept)
-            made.append({name: value.float() for name, value in rule.scalars(now).items()})
+            scalars = {name: value.float() for name, value in rule.scalars(now).items()}
+            made.append({**scalars, **self._tables[index]})
             for name, value in rule.keep(now).items():
                 self._kept[name][index].copy_(torch.where(ok, value, kept[name]))
         return made
+
+    def _phase(self, rule: Rule, method: Callable) -> Callable:
+        master = self.master
+
+        def run(weight: Tensor, extra: Tensor | None, gradient: Tensor, state: tuple[Tensor, ...],
+                scalars: dict[str, Tensor], known: dict[str, Tensor], scale: Tensor, ok: Tensor) -> dict:  # fmt: skip
+            values = master.load(weight, extra)
+            new_state, results = method(values, gradient.float() * scale, state, {**scalars, **known})
+            self._store(state, new_state, ok)
+            return results
+
+        return run
 
     def _writer(self, rule: Rule) -> Callable:
         master = self.master
@@ -168,11 +233,14 @@ class Update:
                   scalars: dict[str, Tensor], known: dict[str, Tensor], scale: Tensor, ok: Tensor) -> None:  # fmt: skip
             old = master.load(weight, extra)
             new, new_state = rule.update(old, gradient.float() * scale, state, {**scalars, **known})
-            if ok.is_cuda:
+            if self.selects:
                 new = torch.where(ok, new, old)
-                new_state = tuple(torch.where(ok, n, o) for n, o in zip(new_state, state, strict=True))
             master.store(weight, extra, new)
-            for old_values, new_values in zip(state, new_state, strict=True):
-                old_values.copy_(new_values)
+            self._store(state, new_state, ok)
 
         return write
+
+    def _store(self, state: tuple[Tensor, ...], new_state: tuple[Tensor, ...], ok: Tensor) -> None:
+        for old, new in zip(state, new_state, strict=True):
+            if new is not old:
+                old.copy_(torch.where(ok, new, old) if self.selects else new)

@@ -1,0 +1,82 @@
+"""Every optimizer computes the same at every stage: bit for bit on two ranks, where each sum has one rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.optimizer.training import Run, engine_of, train
+from tests.ranks import run_ranks
+from zerokit.zero.engine import Numerics
+
+RUNS = {
+    "adamw": {},
+    "adagrad": {},
+    "lion": {},
+    "lamb": {"weight_decay": 0.1},
+    "adafactor": {"weight_decay": 0.1},
+    "muon": {},
+    "adam8bit": {"weight_decay": 0.1},
+    "schedule_free_adamw": {"weight_decay": 0.1},
+    "torch": {"type": "NAdam", "weight_decay": 0.1},
+}
+BF16 = Numerics(compute=torch.bfloat16, master="split", reduce=torch.bfloat16)
+
+
+def outcome(run: Run, stages=(0, 1, 2, 3)) -> dict:
+    """Digest of the weights, states by name, and collectives of a step, at every stage."""
+    result = {}
+    for stage in stages:
+        engine = engine_of(run, stage)
+        train(engine, run.steps - 1)
+        engine.comm.reset_counters()
+        train(engine, 1, first=run.steps - 1)
+        result[stage] = {
+            "sha256": engine.reader.sha256(),
+            "calls": dict(engine.comm.calls),
+            "memory": engine.memory()["optimizer"],
+            "formula": engine.memory_at(engine.declared)["optimizer"],
+        }
+    return result
+
+
+@pytest.mark.parametrize("model", ["plain", "frozen"])
+@pytest.mark.parametrize("name", RUNS)
+def test_stages_agree_bit_for_bit(name, model):
+    run = Run(name, {"lr": 0.01, **RUNS[name]}, model=model, steps=4, clip_norm=1.0)
+    ranks = run_ranks(outcome, 2, run)
+    assert len({rank[stage]["sha256"] for rank in ranks for stage in range(4)}) == 1
+    for stage in range(4):
+        assert ranks[0][stage]["memory"] == ranks[0][stage]["formula"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_stages_agree_in_bf16(name):
+    run = Run(name, {"lr": 0.01, **RUNS[name]}, steps=3, numerics=BF16)
+    ranks = run_ranks(outcome, 2, run)
+    assert len({rank[stage]["sha256"] for rank in ranks for stage in range(4)}) == 1
+
+
+COLLECTIVES = {
+    "adamw": {},
+    "adam8bit": {},
+    "lamb": {"optimizer": 2},
+    "adafactor": {"optimizer": 4},
+    "muon": {"all_to_all": 2},
+}
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_collectives_of_a_step(name):
+    """Beside those of the stage and the norm: one all-reduce per phase and group, two exchanges of matrices."""
+    (first, _) = run_ranks(outcome, 2, Run(name, RUNS[name], steps=2), (1, 3))
+    for stage in (1, 3):
+        calls = first[stage]["calls"]
+        assert {kind: calls[kind] for kind in ("optimizer", "all_to_all") if kind in calls} == COLLECTIVES[name]
+
+
+def test_three_ranks_agree_with_one_another():
+    for name in ("lamb", "adafactor", "muon"):
+        ranks = run_ranks(outcome, 3, Run(name, RUNS[name], steps=3))
+        for stage in range(4):
+            assert len({rank[stage]["sha256"] for rank in ranks}) == 1, (name, stage)
