@@ -51,6 +51,8 @@ class Saver:
         """Step of the newest state that is durable."""
         self.stall_s = 0.0
         """Seconds for which saving has kept the host from training."""
+        self.write_s = 0.0
+        """Seconds that the last state took to become durable."""
         self._engine = trainer.engine.state
         self._agreement = Agreement()
         self._exchange = Exchange()
@@ -209,8 +211,8 @@ class Saver:
             ready()
             save_state(path, file, stream, self._exchange, facts, disk=self.disk)
             self._retain(path, step)
-            self.last_step = step
-            log.info("saved %s in %.2f s", path, time.perf_counter() - began)
+            self.last_step, self.write_s = step, time.perf_counter() - began
+            log.info("saved %s in %.2f s", path, self.write_s)
         except StateError as error:
             self._error = error
         except Exception as error:  # of the exchange: another rank is gone

@@ -49,6 +49,7 @@ class CapturedStep:
         """The step's loss (0-dim), overwritten by the next call."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
+        self._stream.wait_event(self._engine.comm.updates.record())  # a copy of the state may hold updates back
         with torch.cuda.stream(self._stream):
             loss = self._run(batches)
         current.wait_stream(self._stream)

@@ -1,0 +1,176 @@
+"""What saving costs a training: `python -m bench.save --case llama-1.5b-1x2048 --every 100 --folder /fast/disk`.
+
+Windows of `--every` steps with one save at their beginning take turns with windows without. The save is drained
+outside the windows, so a slow disk shows as `write_s`, not as step time; `steps_a_write_takes` says how often one could
+save without waiting for the disk. `--trace` prints the times of single steps around a save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import xxhash
+
+from bench.cases import CASES
+from bench.data import Batches
+from bench.facts import commit
+from bench.measure import Marks, _synchronise
+from bench.systems import NAMES, Setup, adapter, parse
+from bench.worker import join
+from zerokit.config.schema import StateConfig
+from zerokit.state.folder import FOLDER, step_path
+from zerokit.train.saving import Saver
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The options on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.save", description=__doc__.partition("\n")[0])
+    parser.add_argument("--case", default="llama-1.5b-1x2048", choices=CASES)
+    parser.add_argument("--system", default="zerokit-3", help="zerokit at a stage, with options")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--every", type=int, default=100, help="steps per save, and per window")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of windows")
+    parser.add_argument("--warmup", type=int, default=10)
+    parser.add_argument("--nproc", type=int, default=max(1, torch.cuda.device_count()) if _has_gpu() else 2)
+    parser.add_argument("--device", default="cuda" if _has_gpu() else "cpu", choices=("cuda", "cpu"))
+    parser.add_argument("--folder", type=Path, default=None, help="where to save (a temporary folder)")
+    parser.add_argument("--trace", action="store_true")
+    return parser.parse_args(words)
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+class Windows:
+    """Times windows of steps on the device, with and without a save."""
+
+    def __init__(self, system: Any, saver: Saver, batches: Batches, device: torch.device, steps: int) -> None:
+        self.system, self.saver, self.device, self.steps = system, saver, device, steps
+        self.batch = batches(0)
+        self.saves = 0
+
+    def run(self, save: bool, steps: int | None = None) -> dict[str, Any]:
+        """Milliseconds of each step; with `save` also what the save took."""
+        marks, stall = Marks(self.device), 0.0
+        _synchronise(self.device)
+        dist.barrier()
+        began = time.perf_counter()
+        marks.set()
+        for index in range(steps or self.steps):
+            self.system.step(*self.batch)
+            if save and index == 0:
+                self.saves += 1
+                began_save = time.perf_counter()
+                self.saver.save_now(self.saves)
+                stall = time.perf_counter() - began_save
+            marks.set()
+        _synchronise(self.device)
+        window = time.perf_counter() - began
+        self.saver.drain()
+        found = {"step_ms": 1000 * window / (steps or self.steps), "steps": marks.milliseconds()}
+        if save:
+            found |= {"host_stall_ms": 1000 * stall, "write_s": self.saver.write_s}
+        return found
+
+
+def _saver(engine: Any, folder: Path) -> Saver:
+    """A saver of a loop that has no trainer."""
+    trainer = SimpleNamespace(engine=engine, comm=engine.comm, state=dict, tensors=dict)
+    return Saver(trainer, folder / FOLDER, StateConfig(every=1, keep=1), {}, {})
+
+
+def _digest_share(saver: Saver) -> tuple[float, float]:
+    """Seconds of hashing this rank's file, and of writing it with its digest."""
+    copy = saver._copy
+    began = time.perf_counter()
+    digest = xxhash.xxh3_128()
+    for data in copy.stream():
+        digest.update(data)
+    hashing = time.perf_counter() - began
+    return hashing, copy.nbytes / 1e9
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the windows on this rank and return the figures of the slowest rank."""
+    rank, world, device = join(options.device, 1800)
+    case, system = CASES[options.case], parse(options.system)
+    setup = Setup(case, rank, world, device, NAMES[system.name][2], system.options, options.precision)
+    built = adapter(system.name)(setup)
+    folder = Path(os.environ["BENCH_SAVE_FOLDER"])
+    saver = _saver(built.engine, folder)
+    began = time.perf_counter()
+    saver.prepare()
+    prepare_s = time.perf_counter() - began
+    windows = Windows(built, saver, Batches(case, rank, world, device, "synthetic", 0), device, options.every)
+    windows.run(False, options.warmup)
+    windows.run(True, options.warmup)
+    plain, saving = [], []
+    for _ in range(options.rounds):
+        plain.append(windows.run(False))
+        saving.append(windows.run(True))
+    hashing, gigabytes = _digest_share(saver)
+    began = time.perf_counter()
+    built.engine.load(step_path(saver.root, windows.saves))
+    _synchronise(device)
+    load_s = time.perf_counter() - began
+    middle = _median([w["step_ms"] for w in plain]), _median([w["step_ms"] for w in saving])
+    write_s = _median([w["write_s"] for w in saving])
+    own = {
+        "step_ms": middle[0], "step_ms_saving": middle[1], "overhead_pct": 100 * (middle[1] / middle[0] - 1),
+        "host_stall_ms": _median([w["host_stall_ms"] for w in saving]), "write_s": write_s,
+        "steps_a_write_takes": 1000 * write_s / middle[0], "digest_pct_of_write": 100 * hashing / write_s,
+        "gb_per_rank": gigabytes, "write_gb_per_s": gigabytes / write_s, "load_s": load_s, "prepare_s": prepare_s,
+    }  # fmt: skip
+    if options.trace and rank == 0:
+        print("steps without:", [round(ms, 1) for ms in plain[-1]["steps"][:8]])
+        print("steps with a save after the first:", [round(ms, 1) for ms in saving[-1]["steps"][:8]])
+    rows = saver._exchange.gather(own)
+    worst = {key: max(row[key] for row in rows) for key in own} | {
+        "write_gb_per_s": min(r["write_gb_per_s"] for r in rows)
+    }
+    parameters = sum(p for unit in built.engine.units for p in unit.layout.numels)
+    size = sum(f.stat().st_size for f in step_path(saver.root, windows.saves).iterdir())
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    facts = {"device": f"{world} x {name}", "torch": torch.__version__, "commit": commit(), "parameters": parameters}
+    return vars(options) | facts | {"bytes_per_parameter": size / parameters} | worst
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Start the ranks, or be one of them; rank 0 prints one JSON object."""
+    words = sys.argv[1:] if words is None else words
+    options = arguments(words)
+    if "RANK" in os.environ:
+        found = measure(options)
+        if dist.get_rank() == 0:
+            print(json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in found.items()}, indent=1))
+        dist.destroy_process_group()
+        return
+    base = None if options.folder is None else str(options.folder.resolve())
+    folder = tempfile.mkdtemp(prefix="bench-save-", dir=base)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.nproc)]
+    try:
+        env = os.environ | {"BENCH_SAVE_FOLDER": folder}
+        sys.exit(subprocess.run([*command, "-m", "bench.save", *words], env=env).returncode)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
