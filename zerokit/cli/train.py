@@ -6,9 +6,8 @@ import os
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
@@ -58,7 +57,7 @@ def _run(words: list[str]) -> int:
     prepare(args)
     if args.hydra_help or args.info or args.shell_completion or args.cfg in ("hydra", "all"):
         with translated():
-            return _hydra(args, lambda composed: None)
+            return _hydra(args, Task(list(sys.argv), many=False))
     configs = compose(args)
     if args.cfg:
         return _show(configs[0], args.package)
@@ -92,15 +91,21 @@ def parse(words: list[str]) -> Namespace:
     return args
 
 
-def _hydra(args: Namespace, job: Callable[[Any], Any]) -> int:
+def _hydra(args: Namespace, task: Task) -> int:
     import hydra
 
     from zerokit.config.paths import CONF
 
     with _arguments([sys.argv[0], *_words(args)]), _raw_errors():
         try:
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-        except JobFailed:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        except JobFailed as error:
+            if not task.told:  # the job ran, and printed, elsewhere
+                print(f"zerokit: {error}", file=sys.stderr)
+            return 1
+        except ValueError as error:
+            if "No trials are completed yet" not in str(error):  # Optuna's word for a search in which all cells failed
+                raise
             return 1
     return 0
 

@@ -37,7 +37,7 @@ from zerokit.config.translate import translate
 
 OVERLAYS = ("experiment", "debug")
 FOLDER_GROUPS = (*registry.GROUPS, "zero", "launch", *OVERLAYS)
-HYDRA_TARGETS = ("hydra._internal.", "hydra_plugins.")
+HYDRA_TARGETS = ("hydra._internal.", "hydra_plugins.", "optuna.samplers.")
 OVERRIDE = re.compile(r"(\+\+|\+|~)?([^=\s]+)=(.*)", re.DOTALL)
 
 

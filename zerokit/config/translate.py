@@ -17,6 +17,9 @@ from omegaconf.errors import (
 
 from zerokit.config.errors import ConfigError, suggestion
 
+EXTRAS = {"optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+"""Plugins of Hydra by the extra that installs them."""
+
 
 def translate(error: Exception) -> ConfigError:
     """Return the `ConfigError` that says what `error` means to the person at the command line."""
@@ -48,6 +51,8 @@ def _missing_config(error: MissingConfigException) -> ConfigError:
     if not options:
         return ConfigError(f"There is no '{group}/{name}.yaml' in the config folders; see --config-dir.")
     hint = suggestion(name, options, f"{group}=")
+    if name in EXTRAS:
+        hint = f" Install it with: pip install 'zerokit[{EXTRAS[name]}]'."
     return ConfigError(f"{group}={name}: there is no such {group}.{hint} Choices: {', '.join(options)}.")
 
 

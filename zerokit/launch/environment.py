@@ -7,10 +7,12 @@ import re
 
 
 def joined_rank() -> int | None:
-    """Return this process's rank if torchrun or srun started it together with others, else None.
+    """Return this process's rank if torchrun, srun or submitit started it together with others, else None.
 
-    Under srun, the variables that torchrun sets are added to the environment.
+    Under srun and submitit, the variables that torchrun sets are added to the environment.
     """
+    if "RANK" not in os.environ and int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1")) > 1:
+        os.environ.update(submitit_variables(os.environ))
     if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         os.environ.update(slurm_variables(os.environ))
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
@@ -32,6 +34,18 @@ def slurm_variables(slurm) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": per_host[0],
         "MASTER_ADDR": slurm.get("SLURM_LAUNCH_NODE_IPADDR") or first_host(slurm["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": str(port),
+    }
+
+
+def submitit_variables(local) -> dict[str, str]:
+    """Return torchrun's variables for a task of submitit's local executor, whose job is named by a process id."""
+    return {
+        "RANK": local["SUBMITIT_LOCAL_GLOBALID"],
+        "LOCAL_RANK": local["SUBMITIT_LOCAL_LOCALID"],
+        "WORLD_SIZE": local["SUBMITIT_LOCAL_NTASKS"],
+        "LOCAL_WORLD_SIZE": local["SUBMITIT_LOCAL_NTASKS"],
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(20000 + int(local["SUBMITIT_LOCAL_JOB_ID"]) * 7 % 20000),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -123,10 +124,17 @@ class Figures:
     """Peak bytes of the fullest rank."""
 
 
-def label_all(cells: Iterable[Cell]) -> None:
-    """Give each cell a label of the words that not all of them have: `stage0 bf16`, `micro=4`."""
+def label_all(cells: Iterable[Cell], fixed: Iterable[str] = ()) -> None:
+    """Give each cell a label of the words that not all of them have: `stage0 bf16`, `micro=4`.
+
+    Args:
+        cells: all of a sweep so far.
+        fixed: words that the command gives to every cell.
+    """
     cells = list(cells)
-    common = set.intersection(*(set(cell.words) for cell in cells)) if len(cells) > 1 else set()
+    common = set(fixed)
+    if len(cells) > 1:
+        common |= set.intersection(*(set(cell.words) for cell in cells))
     for cell in cells:
         cell.label = " ".join(_short(word) for word in cell.words if word not in common) or cell.folder.name
 
@@ -142,6 +150,8 @@ def outcome(summary: dict[str, Any], metric: str) -> float | None:
 def _short(word: str) -> str:
     """Return a word without what a reader can guess: the group of a choice, the section of an option."""
     key, _, value = word.lstrip("+").partition("=")
+    if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value):
+        value = f"{float(value):.4g}"
     return f"{key.rpartition('.')[2]}={value}" if "." in key else value.strip("{}").replace("\\", "")
 
 

@@ -51,7 +51,7 @@ class Sweep:
         self._open()
         batch = [self._cell(list(words), first + place) for place, words in enumerate(overrides)]
         self.cells += batch
-        label_all(self.cells)
+        label_all(self.cells, self._config.hydra.overrides.task)
         self._write()
         with self._board, _terminated_as_interrupt():
             runnable = [cell for cell in batch if self._is_to_run(cell)]

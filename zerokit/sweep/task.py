@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+import zerokit.launch
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
@@ -34,12 +35,15 @@ class Task:
     Args:
         argv: the command line that asked for the job.
         many: whether it is one of several, so that its failure must not end this process.
+        entry: what each worker runs, as `launch` takes it.
     """
 
-    def __init__(self, argv: list[str], many: bool) -> None:
-        self.argv, self.many = argv, many
+    def __init__(self, argv: list[str], many: bool, entry: str | None = None) -> None:
+        self.argv, self.many, self.entry = argv, many, entry or zerokit.launch.WORKER
         self.sweep: Sweep | None = None
         """The sweep of zerokit's own launcher, once that has started."""
+        self.told = False
+        """Whether this process has printed why a job failed."""
         self.prepared = False
         """Whether the folder of the job has been looked at already."""
         self.led = joined_rank() is not None
@@ -65,6 +69,7 @@ class Task:
                 summary = self._run(config, Path(hydra.runtime.output_dir).resolve(), list(hydra.overrides.task))
             except (TrainingFailed, ConfigError) as error:
                 print(f"zerokit: {error}", file=sys.stderr)
+                self.told = True
                 if self.many:
                     raise JobFailed(str(error).splitlines()[0]) from error
                 sys.exit(1 if isinstance(error, TrainingFailed) else 2)
@@ -79,13 +84,13 @@ class Task:
             if inside:
                 _stop(0)
             return read_summary(folder)
-        return _lead(config, folder) if inside else launch(config, folder)
+        return (_lead if inside else launch)(config, folder, self.entry)
 
     def of_cell(self, words: list[str]) -> Task:
         """Return the task of one job whose folder is prepared; its command line is that of the job alone."""
         plain = [word.lstrip("+") for word in words if not word.lstrip("+").startswith("sweep.")]
         mode = [] if {"-m", "--multirun"} & set(self.argv) else ["hydra.mode=RUN"]  # an overlay made it a sweep
-        task = Task([self.argv[0], *plain, *mode], many=True)
+        task = Task([self.argv[0], *plain, *mode], True, self.entry)
         task.prepared = True
         return task
 
@@ -93,13 +98,13 @@ class Task:
         from omegaconf import OmegaConf
 
         name = str(OmegaConf.create({"name": "${zerokit.sweep:}"}).name)
-        return _restored, (self.argv, self.many, name, registry.of_script())
+        return _restored, (self.argv, self.many, self.entry, name, registry.of_script())
 
 
-def _lead(config: Config, folder: Path) -> dict[str, Any]:
+def _lead(config: Config, folder: Path, entry: str) -> dict[str, Any]:
     """Launch as rank 0 of processes that each got this job, such as the tasks of a Slurm job of submitit."""
     try:
-        return launch(config, folder)
+        return launch(config, folder, entry)
     except ConfigError:
         raise
     except Exception as error:
@@ -128,13 +133,15 @@ def grouped(config: Config, group: str) -> Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, group=group))
 
 
-def _restored(argv: list[str], many: bool, sweep: str, components: dict[str, dict[str, Any]]) -> Task:
+def _restored(argv: list[str], many: bool, entry: str, sweep: str, components: dict[str, dict[str, Any]]) -> Task:
     """Make a task in another process, with the components that the user's script had registered."""
     from zerokit.config.identity import register_resolvers
 
     register_resolvers(sweep)
     registry.restore(components)
-    return Task(argv, many)
+    task = Task(argv, many, entry)
+    task.led = False
+    return task
 
 
 @contextmanager
