@@ -22,6 +22,7 @@ from zerokit.train.metrics import format_bytes, format_count, printable
 
 COLORS = 8
 MAX_LINES = 16
+NOT_STARTED = "It was not started. sweep.force=true runs it all the same."
 UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"))
 
 
@@ -123,7 +124,7 @@ def memory(view: View) -> str:
     if not bars:
         return ""
     predicted = any(bar.mark for bar in bars)
-    unit = "peak of the fullest rank" + ("; ● is the prediction" if predicted else "")
+    unit = "peak of the fullest rank" + ("; ○ is the prediction" if predicted else "")
     chart = bar_chart("Memory by kind", unit, bars, NAMES)
     return f'<section id="memory"><h2>Memory</h2><div class="charts one">{chart}</div></section>'
 
@@ -150,13 +151,15 @@ def failures(view: View) -> str:
     parts = []
     for cell in view.sweep.cells:
         if cell.reason or cell.status in ("failed", "interrupted"):
-            hint = advice({"status": cell.status, "error": cell.reason})
+            started = cell.run is not None
+            hint = advice({"status": cell.status, "error": cell.reason}) if started else NOT_STARTED
+            logs = f"<p>{escape(cell.folder.name)}/logs</p>" if started else ""
             first = printable(cell.reason.strip() or cell.status)
             title = escape(printable(f"{cell.number} {cell.label}: {cell.status}"))
             parts.append(
                 f'<div class="ending {escape(_css(cell.status))}"><p>{title}</p>'
                 f"<p><b>{escape(first)}</b></p><p>{escape(hint)}</p>"
-                f"<p>{escape(cell.folder.name)}/logs</p></div>"
+                f"{logs}</div>"
             )
     return f'<section id="failures"><h2>Not finished</h2>{"".join(parts)}</section>' if parts else ""
 
@@ -197,7 +200,7 @@ def _bar(cell: Cell) -> Bar:
     measured = sum(size for _, size in parts)
     note = f"predicted {format_bytes(cell.predicted)}" if cell.predicted else ""
     text = format_bytes(measured) if measured else "not run"
-    return Bar(f"{cell.number} {cell.label}", parts, text, note, mark=cell.predicted)
+    return Bar(f"{cell.number} {cell.label}", parts, text, note, mark=cell.predicted if measured else None)
 
 
 def _legend(cells: list[Cell]) -> str:

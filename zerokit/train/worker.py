@@ -153,7 +153,13 @@ class _View:
         self.tracker = registry.build("tracker", self.cfg.tracker, run=info)
 
     def _tags(self) -> list[str]:
-        facts = (f"stage{self.cfg.zero.stage}", self.cfg.precision.name, self.cfg.model.name)
+        cfg = self.cfg
+        facts = (
+            f"stage{cfg.zero.stage}",
+            cfg.precision.name,
+            f"checkpointing={cfg.checkpointing.name}",
+            cfg.model.name,
+        )
         return list(dict.fromkeys((*self.cfg.run.tags, *facts)))
 
     def progress(self, step: int, metrics: dict[str, float] | None) -> None:

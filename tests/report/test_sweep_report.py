@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.commands import zerokit
+from tests.report.sweep_folder import cell, change, make
+from tests.report.test_report import HOSTILE, Page
+from zerokit.report import write_report
+from zerokit.report.cells import Cell, Sweep, load_sweep
+from zerokit.report.compare import frontier, parities, told
+from zerokit.report.rows import markdown
+from zerokit.train.metrics import MetricsFile
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make(tmp_path / "stages-1a2b3c4d")
+
+
+def row(sweep_folder, label):
+    lines = (sweep_folder / "report.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("|") and f"| {label} |" in line]
+    return [text.strip() for text in line.strip("|").split("|")]
+
+
+def test_the_table_has_figures_ratios_prediction_and_the_frontier(folder):
+    assert write_report(folder) == folder / "report.html"
+    assert row(folder, "stage1 bf16") == [
+        "4", "stage1 bf16", "finished", "2.550", "96.9k", "0.98×", "11.9 GiB", "0.61×", "11.8 GiB", "-1.0 %", "★",
+    ]  # fmt: skip
+    assert row(folder, "stage2 fp32")[-1] == "", "stage 2 bf16 is faster with less memory"
+    assert row(folder, "stage0 fp32")[2:] == ["too large", "", "", "", "", "", "91.2 GiB", "", ""]
+    write_report(folder, "stage2 fp32")
+    assert row(folder, "stage1 bf16")[5:8] == ["2.08×", "11.9 GiB", "0.77×"]
+    for name in ("2", "stage0-bf16-llama-00000001"):
+        write_report(folder, name)
+        assert row(folder, "stage0 bf16")[5] == "1.00×"
+
+
+def test_the_page_shows_every_part(folder):
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    for part in (
+        "⤢ 1 too large", "✓ 5 finished", "✕ 1 failed", "… 1 running",
+        "fastest, tokens/s 98.8k stage0 bf16",
+        "least memory of a rank 9.61 GiB stage2 bf16",
+        "weights of the stages 1 of 2 identical",
+        "stage0 bf16, stage1 bf16, stage2 bf16: the final weights are the same, bit for bit.",
+        "stage2 fp32, stage3 fp32: the final weights are not bit-identical; the largest relative difference of a "
+        "logged loss is 4.1e-06 (stage3 fp32, step 200).",
+        "1 stage0 fp32: too large predicted 91.2 GiB, the GPU has 79.6 GiB",
+        "rank 1: OutOfMemoryError: CUDA out of memory.", "a higher stage (zero=stage3)",
+        "7 stage3 fp32 python -m zerokit zero=stage3 precision=fp32 model=llama_1b",
+        "8 stage3 bf16 python -m zerokit zero=stage3 precision=bf16 model=llama_1b",
+    ):  # fmt: skip
+        assert part in page.text
+    labels = [attributes.get("aria-label", "") for _, attributes in page.elements]
+    assert any(label.startswith("Training loss") and "8 stage3 bf16 from" in label for label in labels)
+    assert any(label.startswith("Throughput against memory: stage0 bf16: 98.8k tokens/s") for label in labels)
+    text = (folder / "report.html").read_text()
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", text.replace("// Reads", ""))
+
+
+def test_the_bars_and_marks_have_the_proportions_of_the_memory(folder):
+    text = write_report(folder).read_text()
+    bar = re.search(r'aria-label="4 stage1 bf16: 11.9 GiB">(.*?)</svg>', text, re.DOTALL).group(1)
+    longest = 19.53
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)%"', bar)]
+    assert widths[:3] == [pytest.approx(gib / longest * 100, abs=0.02) for gib in (4, 4, 1)]
+    assert float(re.search(r'cx="([\d.]+)%"', bar).group(1)) == pytest.approx(11.935 * 0.99 / longest * 100, abs=0.02)
+
+
+def test_hostile_text_stays_text(folder):
+    values = json.loads((folder / "sweep.json").read_text())
+    for entry in values["cells"]:
+        entry |= {"label": HOSTILE, "reason": HOSTILE, "words": [HOSTILE], "state": HOSTILE}
+    (folder / "sweep.json").write_text(json.dumps(values | {"command": HOSTILE}))
+    change(folder / "stage2-fp32-llama-00000004", command=HOSTILE, error=HOSTILE, status=HOSTILE)
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert "img" not in [tag for tag, _ in page.elements]
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    told = [script for script in page.scripts if "alert" in script]
+    assert all(json.loads(script) and "<" not in script for script in told), "as data of a chart only"
+    assert "<img" not in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "config.yaml"])
+@pytest.mark.parametrize("content", [None, "", "\x00{[", "[1]", '{"memory": [1], "max_allocated_gib": "x"}'])
+def test_files_of_a_cell_may_be_missing_or_broken(folder, name, content):
+    file = folder / "stage2-fp32-llama-00000004" / name
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    assert "5 stage2 fp32" in Page(write_report(folder).read_text(encoding="utf-8")).text
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]", '{"cells": [1, {"folder": "../x"}, {"folder": "later"}]}'])
+def test_without_a_list_of_cells_the_folders_are_read_and_named_by_what_differs(folder, content):
+    (folder / "sweep.json").unlink()
+    if content is not None:
+        (folder / "sweep.json").write_text(content)
+    write_report(folder)
+    assert row(folder, "stage1 bf16")[2] == "finished"
+    assert row(folder, "stage3 fp32")[2] == "finished"
+
+
+def test_folders_that_are_no_sweep_are_refused_in_one_line(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unstarted").mkdir()
+    (tmp_path / "unstarted" / "sweep.json").write_text('{"cells": []}')
+    for words, message in (
+        (["empty"], "empty is no folder of a run or a sweep"),
+        (["unstarted"], "unstarted holds no cell of a sweep yet."),
+        ([folder.name, "baseline=stage9"], "baseline=stage9: there is no such cell. Cells: stage0 fp32, stage0 bf16"),
+        ([f"{folder.name}/stage2-fp32-llama-00000004", "baseline=1"], "holds none"),
+    ):
+        result = zerokit("report", *words, cwd=tmp_path)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+        assert message in result.stderr
+    result = zerokit("report", folder.name, "baseline=stage2 bf16", cwd=tmp_path)
+    assert result.stdout.splitlines() == [f"{folder.name}/report.html", f"{folder.name}/report.md"]
+
+
+def test_cells_that_compute_different_things_are_not_compared(folder):
+    groups = [[cell.label for cell in parity.cells] for parity in parities(load_sweep(folder))]
+    assert groups == [["stage0 bf16", "stage1 bf16", "stage2 bf16"], ["stage2 fp32", "stage3 fp32"]]
+    for name in ("stage2-fp32-llama-00000004", "stage3-fp32-llama-00000006"):
+        (folder / name / "metrics.jsonl").unlink()
+    assert "no logged loss can be compared" in told(parities(load_sweep(folder))[1])
+
+
+def test_a_loss_that_is_not_finite_does_not_hide_another_difference(tmp_path):
+    for place, stage in enumerate((0, 1)):
+        cell(tmp_path / f"cell{stage}", stage, "fp32", 4.0, place)
+        change(tmp_path / f"cell{stage}", weights_sha256=str(stage))
+        with MetricsFile(tmp_path / f"cell{stage}" / "metrics.jsonl") as metrics:
+            metrics.log({"train/loss": math.nan}, 300)
+            metrics.log({"train/loss": 2.0 + 0.5 * stage}, 310)
+    (parity,) = parities(load_sweep(tmp_path))
+    assert (parity.identical, parity.loss_gap, parity.step) == (False, 0.25, 310)
+
+
+def test_scaling_and_the_largest_model_are_drawn_where_cells_differ_in_them(tmp_path):
+    for place, (ranks, rule) in enumerate((r, rule) for r in (1, 2, 4) for rule in ("global", "micro")):
+        name = f"cell{place}"
+        cell(tmp_path / name, 2, "fp32", 4.0, place)
+        change(tmp_path / name, world_size=ranks, tokens_per_sec=1000.0 * ranks, model={"parameters": 1000 * ranks})
+        (tmp_path / name / "config.yaml").write_text(json.dumps({"zero": {"stage": 2}, "batch": {rule: 8}}))
+    labels = [a.get("aria-label", "") for _, a in Page(write_report(tmp_path).read_text()).elements]
+    (scaling,) = [label for label in labels if label.startswith("Scaling")]
+    assert "strong, stage 2 from 1000 at step 1 to 4000 at step 4" in scaling.replace("k", "000")
+    assert any(label == "stage 2: 4.00k" for label in labels)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
+def test_the_frontier_is_what_no_cell_beats(figures):
+    cells = [_measured(number, speed, peak) for number, (speed, peak) in enumerate(figures, start=1)]
+    best = frontier(cells)
+    assert best, "some cell is always on it"
+    for one in cells:
+        beaten = any((o.speed > one.speed and o.peak <= one.peak) or (o.speed >= one.speed and o.peak < one.peak)
+                     for o in cells)  # fmt: skip
+        assert (one in best) is not beaten
+    assert [cell.peak for cell in best] == sorted(cell.peak for cell in best)
+
+
+class _Measured(Cell):
+    speed = property(lambda self: self.figures[0])
+    peak = property(lambda self: self.figures[1])
+
+
+def _measured(number, speed, peak):
+    made = _Measured(number, str(number), None, None, "finished", "", "", None)
+    object.__setattr__(made, "figures", (float(speed), float(peak)))
+    return made
+
+
+def test_text_cannot_leave_its_cell_of_the_markdown_table(tmp_path):
+    made = Cell(1, "a|b\n# c `x` <i>", tmp_path, None, "failed", "d|e\n- f", "python x", None)
+    lines = markdown(Sweep(tmp_path, None, [made]), None).splitlines()
+    (line,) = [line for line in lines if "a\\|b" in line and line.startswith("|")]
+    assert "a\\|b # c \\`x\\` \\<i\\>" in line
+    assert "- a\\|b # c \\`x\\` \\<i\\> (failed): d\\|e - f" in lines
