@@ -21,10 +21,11 @@ ALLOWED = {
     "state": BASE | {"comm"},
     "zero": BASE | {"comm", "state"},
     "train": BASE | COMPONENTS | {"comm", "zero", "state", "report"},
+    "estimate": BASE | COMPONENTS | {"comm", "zero", "train"},
     "launch": BASE | {"comm", "train.summary", "state.lock", "state.resume"},
     "sweep": BASE
     | {"launch", "report", "state.folder", "train.console", "train.metrics", "train.panel", "train.summary"},
-    "cli": BASE | {"launch", "report", "state", "sweep", "train", "compat"},
+    "cli": BASE | {"estimate", "launch", "report", "state", "sweep", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},
     "__init__": BASE | {"cli", "train"},

@@ -97,14 +97,14 @@ class BlockCopies:
     def store(self, tensor: Tensor) -> HostCopy:
         """Starts the copy of the storage of `tensor`, unless it is under way."""
         storage = tensor.untyped_storage()
-        key = (storage.data_ptr(), tensor._version)
+        key = (storage._cdata, tensor._version)
         if key not in self._by_storage:
             flat = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
             with self.lane.after_compute():
                 copy = HostCopy(flat, self)
             self._by_storage[key] = copy
             self._copies.append(weakref.ref(copy))
-            self._sources.append(flat)  # also keeps the address, which is the key, from being used again
+            self._sources.append(flat)  # also keeps the storage, whose identity is the key, alive
         return self._by_storage[key]
 
     def close(self) -> Callable[[], None]:
@@ -197,7 +197,7 @@ class Offload:
                 tensor.nbytes < self.min_bytes
                 or tensor.device != copies.lane.device
                 or tensor.layout != torch.strided
-                or tensor.untyped_storage().data_ptr() in staying
+                or tensor.untyped_storage()._cdata in staying
             )
             return tensor if stays else SavedView(tensor, copies.store(tensor))
 
@@ -225,7 +225,7 @@ class Offload:
 
 
 def _storages(tensors: list[Tensor]) -> set[int]:
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
 def _nothing() -> None:

@@ -10,6 +10,7 @@ from zerokit.config.errors import ConfigError, suggestion
 
 COMMANDS = {
     "train": "zerokit.cli.train:main",
+    "estimate": "zerokit.cli.estimate:main",
     "report": "zerokit.cli.report:main",
     "state": "zerokit.cli.state:main",
     "export": "zerokit.cli.export:main",

@@ -39,6 +39,7 @@ Usage
   zerokit help GROUP=NAME                          every option of a choice
   zerokit help train                               options of the loop; also
                                                    batch, state, run, sweep
+  zerokit estimate [KEY=VALUE ...]                 memory and speed, not run
   zerokit report FOLDER                            compare a sweep's cells,
                                                    or show a run again
   zerokit state FOLDER [--verify]                  a run's saved states, and

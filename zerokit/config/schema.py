@@ -161,6 +161,29 @@ class ProfileConfig:
 
 
 @dataclass
+class EstimateConfig:
+    """Predictions: `zerokit estimate`, `zero=auto`, and the one that every run logs beside what it measures."""
+
+    hardware: str | None = None
+    """Entry of the hardware table (h200_nvlink, h100_ib400, a100, cpu), or `measure` for this machine; null takes the
+    entry that is most like this machine, and predicts no times."""
+    world: list[int] = field(default_factory=list)
+    """Numbers of processes to compare; empty means that of the run."""
+    memory_gib: float | None = None
+    """Memory of a device that a run may take, in GiB; null: all that the hardware has."""
+    json: str | None = None
+    """File for the figures of `zerokit estimate`."""
+    run: bool = True
+    """Whether every run predicts its memory before it starts."""
+
+    def __post_init__(self) -> None:
+        for world in self.world:
+            _at_least(1, world=world)
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise ValueError(f"memory_gib must be above 0, got {self.memory_gib}.")
+
+
+@dataclass
 class RunConfig:
     """How trackers name the run."""
 
@@ -212,6 +235,7 @@ class Config:
     batch: BatchConfig
     state: StateConfig
     profile: ProfileConfig
+    estimate: EstimateConfig
     run: RunConfig
     sweep: SweepConfig
 
@@ -240,6 +264,7 @@ SECTIONS: dict[str, type] = {
     "batch": BatchConfig,
     "state": StateConfig,
     "profile": ProfileConfig,
+    "estimate": EstimateConfig,
     "run": RunConfig,
     "sweep": SweepConfig,
 }

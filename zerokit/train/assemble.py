@@ -39,8 +39,11 @@ def build_model(cfg: Config, info: Any) -> nn.Module:
     return model
 
 
-def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device) -> None:
-    """Give every block's forward its activation checkpointing; compile it, and other units such as a head."""
+def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device, backend: Any = None) -> None:
+    """Give every block's forward its activation checkpointing; compile it, and other units such as a head.
+
+    backend: of torch.compile, in place of that of the config.
+    """
     checkpointing = registry.build("checkpointing", cfg.checkpointing)
     compiled = device.type == "cuda" if cfg.train.compile is None else cfg.train.compile
     blocks = find_blocks(model)
@@ -50,7 +53,7 @@ def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device) -> None:
     for module in dict.fromkeys([*blocks, *unit_modules(model)]) if compiled else ():
         holds_units = any(inner in units for inner in module.modules() if inner is not module)
         if not isinstance(module, nn.Embedding) and not holds_units:  # their hooks must stay outside the graph
-            module.forward = torch.compile(module.forward, backend=cfg.train.compile_backend)
+            module.forward = torch.compile(module.forward, backend=backend or cfg.train.compile_backend)
 
 
 def numerics(cfg: Config, device: torch.device) -> Numerics:
@@ -68,10 +71,12 @@ def loss_function(engine: Engine, source: Any) -> Callable[[Tensor, Tensor], Ten
     return lambda inputs, targets: source.loss(engine(inputs), targets)
 
 
-def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation: int) -> Engine:
+def build_engine(
+    model: nn.Module, cfg: Config, comm: Communicator, accumulation: int, kind: type[Engine] = Engine
+) -> Engine:
     """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say."""
     optimizer = registry.build("optimizer", cfg.optimizer)
-    engine = Engine(
+    engine = kind(
         model,
         optimizer,
         stage=cfg.zero.stage,

@@ -75,7 +75,7 @@ class Materializer:
                 self._initialise(name, module, seed, written)
             else:
                 self._take(module, written)
-        self._point(model)
+        self.point(model)
 
     def _initialise(self, name: str, module: nn.Module, seed: int, written: set[nn.Parameter]) -> None:
         if not hasattr(module, "reset_parameters"):
@@ -121,7 +121,7 @@ class Materializer:
                 if buffer.numel():
                     self.comm.broadcast(module._buffers[key])
 
-    def _point(self, model: nn.Module) -> None:
+    def point(self, model: nn.Module) -> None:
         """Parameters become views of their units' slots, through aliases with version counters of their own."""
         replaced: dict[nn.Parameter, nn.Parameter] = {}
         for unit in self.storage.units:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from zerokit.comm import Communicator
 from zerokit.zero.grad_norm import GradientNorm
 from zerokit.zero.placement import Collective, Placement, transition
@@ -93,9 +91,7 @@ class Reducer:
 
     def _settle_order(self) -> None:
         completed = self._completed + [u for u in self.order if u not in self._completed]
-        places = torch.tensor([self._place[u] for u in completed], device=self.comm.device)
-        self.comm.broadcast(places)
-        self.order = [self.order[place] for place in places.tolist()]
+        self.order = [self.order[place] for place in self.comm.agree([self._place[u] for u in completed])]
         self._completed = None
 
     def _reduce(self, unit: Unit) -> None:

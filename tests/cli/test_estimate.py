@@ -1,0 +1,64 @@
+"""`zerokit estimate`: its tables, its file, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.commands import python, zerokit
+
+SMALL = ("launch=cpu", "model.dim=48", "model.layers=2", "model.heads=4", "data=synthetic", "data.seq_len=32")
+
+
+def test_tables_and_file(tmp_path):
+    words = ("estimate.hardware=h200_nvlink", "estimate.world=[1,2,64]", "estimate.json=out.json", "zero=stage3")
+    result = zerokit("estimate", *SMALL, *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for text in ("activations", "logits and loss", "stage 3*", "selective", "64 ranks", "tokens/s per rank"):
+        assert text in result.stdout
+    figures = json.loads((tmp_path / "out.json").read_text())
+    cells = {(p["stage"], p["world"], p["checkpointing"]): p for p in figures["predictions"]}
+    assert {(stage, world, "none") for stage in range(4) for world in (1, 2, 64)} <= set(cells)
+    stage1, stage3 = cells[1, 2, "none"], cells[3, 2, "none"]
+    assert stage1["memory"]["optimizer"] == stage3["memory"]["optimizer"]
+    assert stage3["peak"] == sum(stage3["memory"].values())
+    assert stage3["seconds"] > 0
+
+
+def test_without_hardware_there_are_no_times(tmp_path):
+    result = zerokit("estimate", *SMALL, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "tokens/s" not in result.stdout and "estimate.hardware=NAME" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["estimate.hardware=h200"], "Did you mean estimate.hardware=h200_nvlink?"),
+        (["estimate.world=[2,0]"], "estimate.world must be at least 1, got 0"),
+        (["estimate.world=many"], "estimate.world: expected a list"),
+        (["estimate.memory_gib=-1"], "estimate.memory_gib must be above 0"),
+        (["-m", "zero=stage1,stage2"], "takes one configuration"),
+        (["estimate.hardwar=cpu"], "Did you mean estimate.hardware?"),
+        (["model=lama"], "llama"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, words, text):
+    result = zerokit("estimate", *words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and text in result.stderr
+
+
+def test_unknown_hardware_is_told_without_torch(tmp_path):
+    code = (
+        "import sys\n"
+        "from zerokit.cli import run\n"
+        "assert run(['estimate', 'estimate.hardware=h200']) == 2\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert python("-c", code, cwd=tmp_path).returncode == 0

@@ -1,0 +1,140 @@
+"""Predictions against the engine itself: forked gloo ranks for small worlds, a fake process group for large ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from tests.config.arguments import config
+from tests.ranks import run_ranks
+from zerokit.comm import Communicator
+from zerokit.config.batch import resolve_batch
+from zerokit.config.errors import ConfigError
+from zerokit.estimate.hardware import TABLE
+from zerokit.estimate.simulate import Simulator
+from zerokit.train.assemble import assemble, build_engine, build_model
+from zerokit.zero.engine import Engine
+
+SMALL = ("model.dim=48", "model.layers=2", "model.heads=4", "data=synthetic", "data.seq_len=32", "zero.min_unit=1000")
+PRECISIONS = {
+    "fp32": ("precision=fp32",),
+    "bf16": ("precision=bf16",),
+    "separate": ("precision=bf16", "precision.master=separate", "precision.reduce_dtype=bf16"),
+    "fp16": ("precision=fp16",),
+}
+
+
+def of_stage(cfg, stage: int):
+    return dataclasses.replace(cfg, zero=dataclasses.replace(cfg.zero, stage=stage))
+
+
+def composed(*words: str):
+    return config(*SMALL, "batch.global=null", "batch.micro=2", *words)
+
+
+def measured(cfg) -> list[tuple]:
+    """Storage, calls and bytes of the second step of every stage, as a real rank has them."""
+    found = []
+    for stage in range(4):
+        comm = Communicator(torch.device("cpu"))
+        trainer = assemble(of_stage(cfg, stage), comm)
+        steps = trainer.fit()
+        next(steps)
+        comm.reset_counters()
+        next(steps)
+        comm.calls.pop("metrics", None)
+        found.append(
+            (trainer.engine.memory(), dict(comm.calls), {k: v for k, v in comm.traffic.items() if k in comm.calls})
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("precision", "world"), [("fp32", 1), ("fp32", 3), ("bf16", 2), ("bf16", 4), ("separate", 3), ("fp16", 2)]
+)
+def test_storage_and_communication_are_those_of_the_engine(precision, world):
+    words = ("train.eval_batches=0", "train.log_every=100", "train.steps=5", "batch.accumulation=2")
+    cfg = composed(*PRECISIONS[precision], *words)
+    ranks = run_ranks(measured, world, cfg)
+    simulator = Simulator(cfg, TABLE["cpu"])
+    for stage in range(4):
+        predicted = simulator.predict(of_stage(cfg, stage), world)
+        for rank in ranks:
+            memory, calls, traffic = rank[stage]
+            assert predicted.storage == memory
+            assert predicted.calls == calls
+            assert predicted.traffic == traffic
+
+
+@pytest.mark.parametrize("world", [64, 1024])
+@pytest.mark.parametrize("stage", range(4))
+def test_storage_on_many_ranks(stage, world):
+    cfg = of_stage(composed("precision=bf16"), stage)
+    predicted = Simulator(cfg, TABLE["cpu"]).predict(cfg, world)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    try:
+        comm = Communicator(torch.device("cpu"))
+        info = Simulator(cfg, TABLE["cpu"])._source.info
+        engine = build_engine(build_model(cfg, info), cfg, comm, resolve_batch(cfg.batch, world).accumulation)
+        assert predicted.storage == engine.memory()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_what_lies_in_arenas_is_counted_by_kind():
+    cfg = of_stage(composed("precision=bf16", "precision.reduce_dtype=bf16"), 3)
+    predicted = Simulator(cfg, TABLE["cpu"]).predict(cfg, 4)
+    memory, storage = predicted.memory, predicted.storage
+
+    def rounded(kinds: tuple[str, ...], expected: int, arenas: int) -> bool:
+        return 0 <= sum(memory[kind] for kind in kinds) - expected <= 512 * arenas
+
+    assert rounded(("master", "weights"), storage["parameters"], 40)  # and the model's own buffers
+    assert rounded(("gradients",), storage["gradients"], 1)
+    assert rounded(("optimizer",), storage["optimizer"], 2)
+    assert rounded(("gather buffers", "reduce buffers"), storage["buffers"], 20)
+    assert predicted.peak == sum(memory.values()) > sum(storage.values())
+
+
+def activations(*words: str, micro: int = 2) -> int:
+    cfg = composed(*words, f"batch.micro={micro}")
+    return Simulator(cfg, TABLE["cpu"]).predict(cfg, 2).memory["activations"]
+
+
+def test_policies_keep_less_and_batches_more():
+    kept = {name: activations(f"checkpointing={name}") for name in ("none", "every_k", "selective", "full")}
+    assert kept["none"] > kept["selective"] > kept["full"]
+    assert kept["none"] > kept["every_k"] > kept["full"]
+    assert activations(micro=8) == pytest.approx(4 * activations(micro=2), rel=0.02)
+    assert activations("checkpointing=cpu", "checkpointing.min_bytes=0") < 0.7 * kept["none"]
+
+
+def test_micro_batches_between_the_first_and_the_last_cost_the_same():
+    def step(accumulation: int):
+        cfg = of_stage(composed(f"batch.accumulation={accumulation}"), 3)
+        return Simulator(cfg, TABLE["cpu"]).predict(cfg, 2)
+
+    three, four, nine = step(3), step(4), step(9)
+    assert nine.calls["reduce_scatter"] == 3 * three.calls["reduce_scatter"]
+    assert nine.seconds - four.seconds == pytest.approx(5 * (four.seconds - three.seconds))
+    assert nine.memory == three.memory
+
+
+def test_a_model_that_needs_values_is_refused_in_one_line():
+    cfg = composed()
+    simulator = Simulator(cfg, TABLE["cpu"])
+
+    def fails(*_, **__):
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors\nand more")
+
+    before, Engine.__call__ = Engine.__call__, fails
+    try:
+        with pytest.raises(ConfigError, match="nothing is predicted: Tensor.item") as error:
+            simulator.predict(cfg, 2)
+    finally:
+        Engine.__call__ = before
+    assert "\n" not in str(error.value)

@@ -1,0 +1,39 @@
+"""`zerokit estimate KEY=VALUE ...`: memory, communication and time of a run, without running it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+from zerokit.cli.train import parse
+from zerokit.config.compose import compose, prepare
+from zerokit.config.errors import ConfigError
+
+
+def main(words: list[str]) -> int:
+    """Print what the configuration that `words` compose is predicted to need.
+
+    Raises:
+        ConfigError: it is wrong, names unknown hardware, or its model cannot be run without values.
+    """
+    args = parse(words)
+    if args.multirun:
+        raise ConfigError(
+            "zerokit estimate takes one configuration; zerokit -m ... sweep.dry_run=true estimates a sweep."
+        )
+    prepare(args)
+    (cfg,) = compose(args)
+    from zerokit.estimate.hardware import find
+
+    known = None if cfg.estimate.hardware in (None, "measure") else find(cfg.estimate.hardware)  # before torch is there
+    # torch says so at import; nothing here needs NumPy.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+    from zerokit.estimate.compare import Comparison
+    from zerokit.estimate.tables import show
+
+    comparison = Comparison(cfg, known)
+    show(comparison)
+    if cfg.estimate.json is not None:
+        Path(cfg.estimate.json).write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return 0

@@ -1,0 +1,79 @@
+"""What one operation costs: arithmetic and bytes, and the seconds they take on a device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from zerokit.estimate.hardware import Hardware
+
+aten = torch.ops.aten
+ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
+ATTENTION_BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward
+ATTENTION_SHARE = 0.6
+"""Flash attention reaches this share of what large products reach (Shah et al., "FlashAttention-3", 2024: version 2
+runs at 35-60 % of an H100)."""
+TILE = (128, 256)
+"""Rows and columns of the product that one unit computes at a time (CUTLASS's and cuBLAS's choice for large ones)."""
+STEP = 96
+"""Elements of the inner dimension whose time goes into starting and ending a tile."""
+
+
+def tensors_in(*values: Any) -> list[Tensor]:
+    """All tensors among the values, however nested."""
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def flops_of(operation: Any, args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> float:
+    """Multiplications and additions of a matrix product, convolution or attention; 0 for anything else."""
+    packet = getattr(operation, "overloadpacket", operation)
+    if packet is ATTENTION:
+        return 4 * _attention(args, args[4] if len(args) > 4 else kwargs.get("is_causal", False))
+    if packet is ATTENTION_BACKWARD:
+        return 10 * _attention(args[1:], args[7] if len(args) > 7 else kwargs.get("is_causal", False))
+    if packet in flop_registry:
+        return flop_registry[packet](*args, **kwargs, out_val=output)
+    return 0.0
+
+
+def _attention(args: Sequence[Any], causal: bool) -> float:
+    """Elements of queries times keys, half of them where the attention is causal."""
+    q, k = args[0], args[1]
+    return q.shape[0] * q.shape[1] * q.shape[-2] * k.shape[-2] * q.shape[-1] * (0.5 if causal else 1.0)
+
+
+def product_seconds(operation: Any, args: Sequence[Any], flops: float, output: Any, hardware: Hardware) -> float:
+    """Time of a matrix product or attention, without its launch.
+
+    Tiles are spread over the units in whole waves; the last wave takes as long as the others.
+    """
+    packet = getattr(operation, "overloadpacket", operation)
+    first = tensors_in(args)[0]
+    peak = hardware.flops.get(str(first.dtype).removeprefix("torch."), hardware.flops["float32"])
+    if packet in (ATTENTION, ATTENTION_BACKWARD):
+        return flops / (peak * ATTENTION_SHARE)
+    result = tensors_in(output)[0]
+    if hardware.units == 1 or result.ndim < 2:
+        return flops / peak
+    rows, columns = result.shape[-2:]
+    batch = result.numel() // max(1, rows * columns)
+    inner = flops / 2 / max(1, result.numel())
+    tiles = batch * min(_tiles(rows, columns, *TILE), _tiles(rows, columns, *TILE[::-1]))
+    waves = math.ceil(tiles / hardware.units)
+    per_tile = 2 * TILE[0] * TILE[1] * (inner + STEP) / (peak / hardware.units)
+    return waves * per_tile
+
+
+def _tiles(rows: int, columns: int, height: int, width: int) -> int:
+    return math.ceil(rows / height) * math.ceil(columns / width)
+
+
+def moved_bytes(*values: Any) -> int:
+    """Bytes of all tensors among the values, each view for itself."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(*values))

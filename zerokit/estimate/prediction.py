@@ -1,0 +1,65 @@
+"""What an estimate says about one rank's training step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One configuration on `world` ranks of one kind of hardware.
+
+    memory: bytes by kind at the peak, which they add up to; storage: of the engine, as `Engine.memory` counts it.
+    peer_bytes: of the peak, what lies outside torch's allocator. calls, traffic: collectives of one step and the bytes
+    of their whole buffers. busy: seconds of one step by what they are spent on; seconds: of one step, None without
+    a hardware entry.
+    """
+
+    world: int
+    stage: int
+    precision: str
+    checkpointing: str
+    micro: int
+    accumulation: int
+    tokens_per_step: int
+    parameters: int
+    memory: dict[str, int]
+    storage: dict[str, int]
+    peer_bytes: int
+    calls: dict[str, int]
+    traffic: dict[str, int]
+    busy: dict[str, float]
+    seconds: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak."""
+        return sum(self.memory.values())
+
+    @property
+    def predicted_gib(self) -> float:
+        """The peak in GiB."""
+        return self.peak / GIB
+
+    @property
+    def tokens_per_sec(self) -> float:
+        """Tokens (or samples) of all ranks per second."""
+        return self.tokens_per_step / self.seconds
+
+    @property
+    def sent_bytes(self) -> float:
+        """Bytes that leave a rank in one step, by rings: an all-reduce goes around twice."""
+        share = (self.world - 1) / self.world
+        return sum(count * share * (2 if kind == "all_reduce" else 1) for kind, count in self.traffic.items())
+
+    def bound(self) -> tuple[str, float]:
+        """What takes most of the step, and its share."""
+        kind = max(self.busy, key=self.busy.get)
+        return kind, self.busy[kind] / max(self.seconds, 1e-12)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the peak and the throughput."""
+        return asdict(self) | {"peak": self.peak, "tokens_per_sec": self.tokens_per_sec}

@@ -1,0 +1,140 @@
+"""What `zerokit estimate` prints, at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from zerokit.estimate.compare import Comparison, limit
+from zerokit.estimate.ledger import KINDS
+from zerokit.estimate.prediction import GIB, Prediction
+from zerokit.train.metrics import format_bytes, format_count, format_seconds
+
+WIDTH = 80
+COLLECTIVES = {"all_gather": "all-gather", "reduce_scatter": "reduce-scatter", "all_reduce": "all-reduce"}
+
+Row = tuple[str, Callable[[Prediction], str]]
+
+
+def show(comparison: Comparison) -> None:
+    """Print every table."""
+    console = Console(width=WIDTH, highlight=False, soft_wrap=True)
+    console.print(_header(comparison))
+    cells = _Cells(comparison)
+    console.print(_by_kind(comparison, cells))
+    console.print(_by_policy(comparison, cells))
+    if len(comparison.worlds) > 1:
+        console.print(_by_world(comparison, f"{cells.unit} at the peak", cells.peak))
+        if comparison.timed:
+            console.print(_by_world(comparison, "tokens/s per rank", lambda p: format_count(_per_rank(p))))
+    for line in _notes(comparison):
+        console.print(Text(line, style="dim"))
+
+
+def _header(comparison: Comparison) -> Text:
+    chosen, cfg, hardware = comparison.chosen, comparison.cfg, comparison.hardware
+    tokens = chosen.tokens_per_step // chosen.world
+    lines = (
+        f"{cfg.model.name} · {chosen.parameters:,} parameters · {chosen.precision} · checkpointing "
+        f"{chosen.checkpointing}",
+        f"{chosen.world} × {hardware.name} · per rank and step: {chosen.accumulation} × {chosen.micro} samples, "
+        f"{tokens:,} tokens",
+    )
+    return Text("\n".join(lines), style="bold")
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", title_justify="left")
+    table.add_column(title, no_wrap=True, min_width=18)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _filled(table: Table, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Table:
+    for label, cell in rows:
+        table.add_row(label, *(cell(prediction) for prediction in predictions))
+    return table
+
+
+class _Cells:
+    """How figures of a comparison are written: memory in one unit, with a mark where it does not fit."""
+
+    def __init__(self, comparison: Comparison):
+        self._comparison = comparison
+        peak = max(p.peak for p in comparison.stages)
+        self.unit, self._size = ("GiB", GIB) if peak >= GIB else ("MiB", GIB >> 10)
+
+    def memory(self, count: int) -> str:
+        """Bytes in the unit."""
+        return f"{count / self._size:.2f}" if count else "-"
+
+    def peak(self, prediction: Prediction) -> str:
+        """The peak, marked if a device has less."""
+        comparison = self._comparison
+        fits = prediction.peak <= limit(comparison.cfg, comparison.hardware, prediction.world)
+        return self.memory(prediction.peak) + ("" if fits else "!")
+
+
+def _per_rank(prediction: Prediction) -> float:
+    return prediction.tokens_per_sec / prediction.world
+
+
+def _by_kind(comparison: Comparison, cells: _Cells) -> Table:
+    chosen = comparison.cfg.zero.stage
+    names = [f"stage {p.stage}{'*' if p.stage == chosen else ''}" for p in comparison.stages]
+    rows: list[Row] = [(kind, lambda p, kind=kind: cells.memory(p.memory[kind])) for kind in KINDS]
+    rows.append(("at the peak", cells.peak))
+    rows.append(("sent per step", lambda p: format_bytes(p.sent_bytes)))
+    used = {kind for p in comparison.stages for kind in p.calls}
+    for kind in (kind for kind in COLLECTIVES if kind in used):
+        rows.append((f"  {COLLECTIVES[kind]}", lambda p, kind=kind: _calls(p, kind)))
+    if comparison.timed:
+        rows += _times()
+    return _filled(_table(f"\n{cells.unit} of a rank", (f"\n{name}" for name in names)), rows, comparison.stages)
+
+
+def _calls(prediction: Prediction, kind: str) -> str:
+    count = prediction.calls.get(kind, 0)
+    return f"{count} × {format_bytes(prediction.traffic[kind] / count)}" if count else "-"
+
+
+def _times() -> list[Row]:
+    return [
+        ("time of a step", lambda p: format_seconds(p.seconds)),
+        ("tokens/s per rank", lambda p: format_count(_per_rank(p))),
+        ("most of it", lambda p: "{} {:.0%}".format(*p.bound())),
+    ]
+
+
+def _by_policy(comparison: Comparison, cells: _Cells) -> Table:
+    rows: list[Row] = [
+        ("activations", lambda p: cells.memory(p.memory["activations"])),
+        ("at the peak", cells.peak),
+    ]
+    if comparison.timed:
+        rows += _times()[:2]
+    chosen = comparison.cfg.checkpointing.name
+    names = [f"\n{p.checkpointing}{'*' if p.checkpointing == chosen else ''}" for p in comparison.policies]
+    title = f"\nstage {comparison.cfg.zero.stage}, checkpointing"
+    return _filled(_table(title, names), rows, comparison.policies)
+
+
+def _by_world(comparison: Comparison, title: str, cell: Callable[[Prediction], str]) -> Table:
+    table = _table(f"\n{title}", (f"\n{world:,} rank{'s' * (world > 1)}" for world in comparison.worlds))
+    for row in comparison.by_world:
+        table.add_row(f"stage {row[0].stage}", *map(cell, row))
+    return table
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    peer, bound = comparison.chosen.peer_bytes, limit(comparison.cfg, comparison.hardware, comparison.world)
+    notes = ["", f"* as configured   ! more than the {format_bytes(bound)} of a rank"]
+    if peer:
+        notes.append(f"{format_bytes(peer)} of stage {comparison.chosen.stage} lie outside PyTorch's allocator.")
+    if not comparison.timed:
+        notes.append("estimate.hardware=NAME adds times; measure takes this machine's.")
+    return notes
