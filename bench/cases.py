@@ -1,4 +1,4 @@
-"""What is measured: model sizes and batches. No case uses activation checkpointing."""
+"""What is measured: model sizes and batches. Activation checkpointing is a system's option."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """A Llama decoder (untied) and the batch of one GPU in one optimizer step."""
+    """A decoder (untied) and the batch of one GPU in one optimizer step."""
 
     name: str
     dim: int
@@ -23,6 +23,8 @@ class Case:
     """Forward and backward passes per optimizer step."""
     gpus: int | None = None
     """Processes that the case is made for; None: as many as there are."""
+    family: str = "llama"
+    """"llama" or "gpt", which has as many key and value heads as query heads."""
 
     @property
     def tokens(self) -> int:
@@ -36,6 +38,7 @@ class Case:
 
 LLAMA_8B = {"dim": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "hidden": 14336, "vocab_size": 128256}
 LLAMA_1_5B = {"dim": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "hidden": 8192, "vocab_size": 128256}
+GPT_350M = {"dim": 1024, "layers": 24, "heads": 16, "kv_heads": 16, "hidden": 4096, "vocab_size": 50304}
 TINY = {"dim": 64, "layers": 3, "heads": 4, "kv_heads": 2, "hidden": 128, "vocab_size": 512}
 
 CASES = {
@@ -47,6 +50,8 @@ CASES = {
         Case("llama-1.5b-1x2048", **LLAMA_1_5B, micro=1, seq_len=2048),
         Case("llama-1.5b-8x1x2048", **LLAMA_1_5B, micro=1, seq_len=2048, accumulation=8),
         Case("llama-1.5b-4x4096-one-gpu", **LLAMA_1_5B, micro=4, seq_len=4096, gpus=1),
+        Case("gpt-350m-8x1024", **GPT_350M, micro=8, seq_len=1024, family="gpt"),
+        Case("tiny-gpt", **TINY | {"kv_heads": 4}, micro=2, seq_len=32, family="gpt"),
         Case("tiny", **TINY, micro=2, seq_len=32),
         Case("tiny-accumulation", **TINY, micro=1, seq_len=32, accumulation=2),
     )

@@ -8,6 +8,7 @@ values; those that make their masters from a bf16 model start from the values ro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +16,24 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bench.cases import Case
 from zerokit.config.data_info import DataInfo
-from zerokit.model._families import build_llama
+from zerokit.model._families import build_gpt, build_llama
+from zerokit.model.gpt import GPTOptions
 from zerokit.model.llama import LlamaOptions
 from zerokit.zero.materialize import module_seed
 
 
+def options_of(case: Case) -> Any:
+    """The options of zerokit's model that the case's sizes stand for."""
+    kind, keys = {"llama": (LlamaOptions, ("kv_heads",)), "gpt": (GPTOptions, ())}[case.family]
+    sizes = {key: getattr(case, key) for key in ("dim", "layers", "heads", "hidden", *keys)}
+    return kind(**sizes, tied=False)
+
+
 def build(case: Case) -> nn.Module:
-    """zerokit's Llama decoder of the case's sizes, on the meta device."""
-    sizes = {key: getattr(case, key) for key in ("dim", "layers", "heads", "kv_heads", "hidden")}
+    """zerokit's decoder of the case's family and sizes, on the meta device."""
     info = DataInfo("tokens", case.seq_len, case.vocab_size, None, None, "", "benchmark", None)
     with torch.device("meta"):
-        return build_llama(LlamaOptions(**sizes), info)
+        return {"llama": build_llama, "gpt": build_gpt}[case.family](options_of(case), info)
 
 
 def first_values(model: nn.Module, seed: int, device: torch.device) -> Iterator[tuple[nn.Module, str, Tensor]]:

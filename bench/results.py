@@ -11,6 +11,14 @@ from typing import Any
 from bench import table
 
 
+def write(path: Path, text: str) -> None:
+    """Replace a file in one move; its folder is made if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
 class Result:
     """Runs of one case and what follows from them, in `NAME.json` and `NAME.md`."""
 
@@ -25,9 +33,8 @@ class Result:
         """Take a run, finished, failed or skipped, and write the files."""
         self.values["runs"].append(run)
         self._summarise()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._write(self.path, json.dumps(self.values, indent=1, ensure_ascii=False) + "\n")
-        self._write(self.path.with_suffix(".md"), self.table())
+        write(self.path, json.dumps(self.values, indent=1, ensure_ascii=False) + "\n")
+        write(self.path.with_suffix(".md"), self.table())
 
     def table(self) -> str:
         """The Markdown table."""
@@ -43,9 +50,3 @@ class Result:
             for name, row in systems.items():
                 row["loss_distance"] = table.loss_distance(groups[name], groups[base])
         self.values["systems"], self.values["baseline"] = systems, base
-
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        part = path.with_suffix(path.suffix + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)

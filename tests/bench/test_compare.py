@@ -105,3 +105,25 @@ def test_quantile_is_linear():
     assert table.quantile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert table.quantile([0.0, 10.0], 0.9) == pytest.approx(9.0)
     assert table.quantile([7.0], 0.1) == 7.0
+
+
+def test_predictions_stand_beside_what_was_measured(tmp_path):
+    from bench import estimate
+
+    cells = ("tiny/zerokit-3", "tiny-gpt/zerokit-2:checkpointing=full,precision=fp32")
+    words = ("--device", "cpu", "--steps", "2", "--warmup", "1", "--commit", "abc", "--out", str(tmp_path))
+    path = estimate.main(["--cells", *cells, *words])
+    result = json.loads(path.read_text())
+    assert [cell["measured"]["status"] for cell in result["cells"]] == ["ok", "ok"]
+    assert [cell["predicted"]["precision"] for cell in result["cells"]] == ["bf16", "fp32"]
+    assert all(cell["predicted"]["peak"] > 0 and cell["predicted"]["seconds"] > 0 for cell in result["cells"])
+    assert len(path.with_suffix(".md").read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize("cell", ["tiny", "none/zerokit-3", "tiny/fsdp2"])
+def test_a_wrong_cell_is_refused(cell, capsys):
+    from bench import estimate
+
+    with pytest.raises(SystemExit):
+        estimate.arguments(["--cells", cell])
+    assert cell in capsys.readouterr().err

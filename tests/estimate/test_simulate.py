@@ -94,7 +94,7 @@ def test_what_lies_in_arenas_is_counted_by_kind():
         return 0 <= sum(memory[kind] for kind in kinds) - expected <= 512 * arenas
 
     assert rounded(("master", "weights"), storage["parameters"], 40)  # and the model's own buffers
-    assert rounded(("gradients",), storage["gradients"], 1)
+    assert rounded(("gradients",), storage["gradients"], 10)
     assert rounded(("optimizer",), storage["optimizer"], 2)
     assert rounded(("gather buffers", "reduce buffers"), storage["buffers"], 20)
     assert predicted.peak == sum(memory.values()) > sum(storage.values())

@@ -120,12 +120,6 @@ class Communicator:
             self.count("broadcast", tensor.nbytes)
             dist.broadcast(tensor, source)
 
-    def agree(self, numbers: list[int]) -> list[int]:
-        """The numbers of rank 0, whose count is the same on every rank. The host waits for the device."""
-        table = torch.tensor(numbers, device=self.device)
-        self.broadcast(table)
-        return table.tolist()
-
     def gather_row(self, row: list[float | Tensor]) -> list[list[float]]:
         """Every rank's numbers (of the same count), in the order of the ranks. The host waits for the device."""
         table = torch.zeros(self.world, len(row), dtype=torch.float64, device=self.device)

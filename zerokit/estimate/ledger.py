@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 ROUND = 512
 """Bytes: the granularity of torch's caching allocator (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)."""
@@ -16,6 +16,10 @@ KINDS = (
     "weights", "master", "gradients", "optimizer", "gather buffers", "reduce buffers", "activations",
     "logits and loss", "temporary",
 )  # fmt: skip
+
+
+def _rounded(count: int) -> int:
+    return -(-count // ROUND) * ROUND
 
 
 class Ledger:
@@ -38,9 +42,17 @@ class Ledger:
         key = storage._cdata
         if key in self._storages or key in self._hidden:
             return
-        entry = self._storages[key] = [self.kind, -(-storage.nbytes() // ROUND) * ROUND]
+        entry = self._storages[key] = [self.kind, _rounded(storage.nbytes())]
         weakref.finalize(storage, self._forget, key).atexit = False
         self.add(entry[1], entry[0])
+
+    def resized(self, storage: UntypedStorage) -> None:
+        """Count a storage that has been given or has given back memory as it is."""
+        entry = self._storages.get(storage._cdata)
+        if entry is not None:
+            count = _rounded(storage.nbytes())
+            self.add(count - entry[1], entry[0])
+            entry[1] = count
 
     def hide(self, tensor: Tensor) -> None:
         """Do not count the tensor's storage: it lies elsewhere (on the host, or on another rank)."""

@@ -64,9 +64,9 @@ class DryCommunicator(Communicator):
             self.count("broadcast", tensor.nbytes)
             self._ring(tensor.nbytes, 1)
 
-    def agree(self, numbers: list[int]) -> list[int]:
-        """Rank 0 agrees with itself."""
-        return numbers
+    def gather_row(self, row: list[float | Tensor]) -> list[list[float]]:
+        """The row of every rank is that of rank 0."""
+        return [[float(number) for number in row]] * self.world
 
     def _ring(self, count: int, rounds: int) -> None:
         """Time of `rounds` passes of a buffer around the ring, inside a host or through the network."""

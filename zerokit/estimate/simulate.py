@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from zerokit.estimate.rank import DryCommunicator
 from zerokit.estimate.tracker import BACKEND, Tracker
 from zerokit.train.assemble import build_engine, loss_function, wrap_blocks
 from zerokit.zero.engine import Engine
-from zerokit.zero.materialize import Materializer
 from zerokit.zero.partition import find_blocks
 
 MICRO_BATCHES = 3
@@ -31,13 +31,6 @@ class DryEngine(Engine):
     chunks that fit a cache on a CPU)."""
 
     tracker: Tracker
-
-    def _write_first_values(self, materializer: Materializer, seed: int) -> None:
-        materializer.point(self.module)
-
-    def skip_to(self, micro: int) -> None:
-        """Take the next micro-batch for the one with this number."""
-        self._micro = micro
 
     def fuse_update(self, tracker: Tracker) -> None:
         """Let the update take the time of its reads and writes, and no memory."""
@@ -112,14 +105,15 @@ class Simulator:
         wrap_blocks(model, cfg, torch.device(self.hardware.device), BACKEND)
         _label_forward(model, tracker)
         comm = DryCommunicator(world, self.hardware, tracker.clock, ledger)
-        engine = build_engine(model, cfg, comm, batch.accumulation, DryEngine)
+        kind = partial(DryEngine, transient_gradients=self.hardware.device == "cuda")
+        engine = build_engine(model, cfg, comm, batch.accumulation, kind)
         engine.fuse_update(tracker)
         storage = engine.storage
         for buffer in model.buffers():
             ledger.see(buffer)
         ledger.label(model.buffers(), "weights")
         ledger.label([storage.extra], "master")
-        ledger.label([storage.gradients], "gradients")
+        ledger.label(storage.gradients, "gradients")
         ledger.label([*storage.states.arenas.values(), *storage.states.kept.values()], "optimizer")
         ledger.label([slot.buffer for slot in storage.weight_slots], "gather buffers")
         wires = [slot.buffer for slots in storage.wires.values() for slot in slots]
@@ -160,11 +154,9 @@ class _Step:
         """Take one step; what was spent on each of its micro-batches and on the update."""
         spent, before = [], self._reading()
         for index, (inputs, targets) in enumerate(self.batches):
-            if index + 1 == len(self.batches):
-                self.engine.skip_to(self.accumulation - 1)
             loss = self.loss(inputs, targets)
             self.tracker.ledger.kind = "temporary"
-            self.engine.backward(loss)
+            self.engine.backward(loss, last=index + 1 == len(self.batches))
             del loss
             self.tracker.clock.compute.wait(self.tracker.host.now)
             spent.append(self._reading() - before)

@@ -46,6 +46,7 @@ class Tracker(TorchDispatchMode):
         try:
             with ExitStack() as stack:
                 stack.enter_context(_attention())
+                stack.enter_context(_resizes(self.ledger))
                 if self.hardware.device == "cuda":
                     stack.enter_context(_static_compiler())
                 stack.enter_context(self)
@@ -109,6 +110,23 @@ class Tracker(TorchDispatchMode):
             ]
         for kind, seconds in self._regions[region]:
             self.clock.work(seconds, kind)
+
+
+@contextmanager
+def _resizes(ledger: Ledger) -> Iterator[None]:
+    """Tell the ledger of storages that are resized, which no dispatch mode sees."""
+    resize = torch.UntypedStorage.resize_
+
+    def noted(storage: torch.UntypedStorage, count: int) -> torch.UntypedStorage:
+        result = resize(storage, count)
+        ledger.resized(storage)
+        return result
+
+    torch.UntypedStorage.resize_ = noted
+    try:
+        yield
+    finally:
+        torch.UntypedStorage.resize_ = resize
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def loss_function(engine: Engine, source: Any) -> Callable[[Tensor, Tensor], Ten
 
 
 def build_engine(
-    model: nn.Module, cfg: Config, comm: Communicator, accumulation: int, kind: type[Engine] = Engine
+    model: nn.Module, cfg: Config, comm: Communicator, accumulation: int, kind: Callable[..., Engine] = Engine
 ) -> Engine:
     """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say."""
     optimizer = registry.build("optimizer", cfg.optimizer)

@@ -95,7 +95,7 @@ class Engine:
             shared=self.comm.allocate_shared if peers else None,
             transient=self.device.type == "cuda" if transient_gradients is None else transient_gradients,
         )
-        self._write_first_values(Materializer(self.storage, master, self.comm), seed)
+        Materializer(self.storage, master, self.comm).run(model, seed)
         self.gatherer = Gatherer(self.units, self.stage, self.comm, prefetch)
         self.gradient_norm = GradientNorm(self.storage, self.comm)
         self.reducer = Reducer(
@@ -114,9 +114,6 @@ class Engine:
             unit.drop_gradient()
         self.values = ParameterValues(self)
         self.comm.fork()  # the side streams follow the first weights
-
-    def _write_first_values(self, materializer: Materializer, seed: int) -> None:
-        materializer.run(self.module, seed)
 
     def _dtypes(self, extra: torch.dtype | None) -> Dtypes:
         n = self.numerics

@@ -64,18 +64,19 @@ class Materializer:
 
     def run(self, model: nn.Module, seed: int) -> None:
         """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.
+        A storage on the meta device has no values.
 
         Raises:
             ValueError: a module on `meta` has parameters or buffers but no `reset_parameters`.
         """
         written: set[nn.Parameter] = set()
-        for name, module in model.named_modules():
+        for name, module in model.named_modules() if self.storage.device.type != "meta" else ():
             own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
             if any(t.is_meta for t in own):
                 self._initialise(name, module, seed, written)
             else:
                 self._take(module, written)
-        self.point(model)
+        self._point(model)
 
     def _initialise(self, name: str, module: nn.Module, seed: int, written: set[nn.Parameter]) -> None:
         if not hasattr(module, "reset_parameters"):
@@ -121,7 +122,7 @@ class Materializer:
                 if buffer.numel():
                     self.comm.broadcast(module._buffers[key])
 
-    def point(self, model: nn.Module) -> None:
+    def _point(self, model: nn.Module) -> None:
         """Parameters become views of their units' slots, through aliases with version counters of their own."""
         replaced: dict[nn.Parameter, nn.Parameter] = {}
         for unit in self.storage.units:

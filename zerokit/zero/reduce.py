@@ -91,7 +91,8 @@ class Reducer:
 
     def _settle_order(self) -> None:
         completed = self._completed + [u for u in self.order if u not in self._completed]
-        self.order = [self.order[place] for place in self.comm.agree([self._place[u] for u in completed])]
+        places = self.comm.gather_row([float(self._place[unit]) for unit in completed])[0]
+        self.order = [self.order[int(place)] for place in places]
         self._completed = None
 
     def _reduce(self, unit: Unit) -> None:

@@ -1,0 +1,165 @@
+"""Predicted against measured: `python -m bench.estimate`, memory and step time of zerokit's runs.
+
+Each cell is predicted first, without its GPUs, then run for a few steps in processes of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench import facts as machine
+from bench import launch
+from bench.cases import CASES
+from bench.compare import Clock
+from bench.model import options_of
+from bench.results import write
+from bench.systems import NAMES, Setup, parse
+from bench.systems.zerokit import config_of
+
+GIB = 1 << 30
+CELLS = (
+    ("llama-1.5b-1x2048", "zerokit-3:reduce_dtype=bf16"),
+    ("llama-1.5b-1x2048", "zerokit-2:reduce_dtype=bf16"),
+    ("llama-1.5b-1x2048", "zerokit-1:reduce_dtype=bf16"),
+    ("llama-1.5b-1x2048", "zerokit-0:reduce_dtype=bf16"),
+    ("llama-1.5b-1x2048", "zerokit-3:reduce_dtype=bf16,checkpointing=full"),
+    ("llama-1.5b-1x2048", "zerokit-3:reduce_dtype=bf16,transport=collective"),
+    ("llama-1.5b-4x4096", "zerokit-3:reduce_dtype=bf16"),
+    ("llama-1.5b-4x4096", "zerokit-3:reduce_dtype=bf16,checkpointing=selective"),
+    ("llama-1.5b-4x4096", "zerokit-3:reduce_dtype=bf16,checkpointing=full"),
+    ("llama-1.5b-4x4096", "zerokit-2:checkpointing=every_k"),
+    ("gpt-350m-8x1024", "zerokit-3"),
+    ("gpt-350m-8x1024", "zerokit-2:checkpointing=selective"),
+    ("gpt-350m-8x1024", "zerokit-2:checkpointing=full"),
+    ("gpt-350m-8x1024", "zerokit-1:precision=fp32"),
+    ("gpt-350m-8x1024", "zerokit-3:precision=fp16"),
+    ("llama-1.5b-8x1x2048", "zerokit-2:reduce_dtype=bf16"),
+    ("llama-8b-1x2048", "zerokit-3:reduce_dtype=bf16"),
+    ("llama-8b-1x8192", "zerokit-3:reduce_dtype=bf16,checkpointing=full"),
+)
+TINY = (("tiny", "zerokit-3"), ("tiny-gpt", "zerokit-2:checkpointing=full"))
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(prog="python -m bench.estimate", description=__doc__)
+    add = parser.add_argument
+    add("--cells", nargs="+", metavar="CASE/SYSTEM", help="a case and a zerokit system (all; the tiny ones on a CPU)")
+    add("--hardware", help="entry of zerokit's hardware table (that of the GPU; cpu)")
+    add("--steps", type=int, default=8, help="timed steps of a run (8)")
+    add("--warmup", type=int, default=4, help="steps before them (4)")
+    add("--nproc", type=int, help="processes, one per GPU (2)", default=2)
+    add("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    add("--timeout", type=float, default=90.0, help="seconds that one run may take (90)")
+    add("--budget", type=float, help="seconds for all runs; those that would not fit are skipped")
+    add("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results (bench/results)")
+    add("--commit", help="commit to record where there is no git")
+    args = parser.parse_args(argv)
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.device_count() else "cpu"
+    cells = [tuple(cell.split("/", 1)) for cell in args.cells or ()]
+    for cell in cells:
+        if len(cell) != 2 or cell[0] not in CASES or not cell[1].startswith("zerokit-"):
+            parser.error(f"--cells: expected CASE/zerokit-STAGE[:options]; got '{'/'.join(cell)}'.")
+    args.cells = cells or list(CELLS if args.device == "cuda" else TINY)
+    return args
+
+
+def predict(case_name: str, system: str, nproc: int, device: str, hardware: str | None) -> dict[str, Any]:
+    """What zerokit predicts for a cell."""
+    from zerokit.config.schema import Config
+    from zerokit.estimate.hardware import TABLE, find
+    from zerokit.estimate.machine import this_gpu
+    from zerokit.estimate.simulate import Simulator
+
+    case, parsed = CASES[case_name], parse(system)
+    options = {key: value for key, value in parsed.options.items() if key != "precision"}
+    setup = Setup(case, 0, nproc, torch.device(device), NAMES[parsed.name][2], options, _precision(system))
+    config = config_of(setup)
+    config["checkpointing"] = {"name": config["checkpointing"]}
+    config["batch"] = {"micro": case.micro, "accumulation": case.accumulation}
+    config["model"] = {"name": case.family, **dataclasses.asdict(options_of(case))}
+    data = {"name": "synthetic", "seq_len": case.seq_len, "vocab_size": case.vocab_size, "samples": 16, "held_out": 1}
+    cfg = Config.from_dict(config | {"data": data, "scheduler": {"name": "constant"}, "tracker": {"name": "none"}})
+    chosen = find(hardware) if hardware else this_gpu() if device == "cuda" else TABLE["cpu"]
+    began = time.perf_counter()
+    prediction = Simulator(cfg, chosen).predict(cfg, nproc)
+    return prediction.to_dict() | {"took_s": time.perf_counter() - began, "hardware": chosen.name}
+
+
+def _precision(system: str) -> str:
+    return parse(system).options.get("precision", "bf16")
+
+
+def run(args: argparse.Namespace, case: str, system: str, timeout: float) -> dict[str, Any]:
+    """Run a cell."""
+    parsed = parse(system)
+    options = ",".join(f"{key}={value}" for key, value in parsed.options.items() if key != "precision")
+    spec = {"case": case, "system": parsed.name + (f":{options}" if options else ""), "device": args.device}
+    spec |= {"precision": _precision(system), "data": "synthetic", "steps": args.steps, "warmup": args.warmup}
+    return launch.run(spec | {"lr": 1e-4, "seed": 0}, args.nproc, timeout)
+
+
+def row(cell: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    predicted, record = cell["predicted"], cell["measured"]
+    head = [cell["case"], cell["system"].removeprefix("zerokit-")]
+    gib, ms = predicted["peak"] / GIB, predicted["seconds"] * 1000
+    if record["status"] != "ok":
+        return [*head, f"{gib:.2f}", record.get("reason", record["status"]), "", f"{ms:.1f}", "", ""]
+    step = median(record["step_ms"])
+    memory = record.get("allocated_gib")
+    shown = ["–", ""] if memory is None else [f"{memory:.2f}", f"{gib / memory - 1:+.1%}"]
+    return [*head, f"{gib:.2f}", *shown, f"{ms:.1f}", f"{step:.1f}", f"{ms / step - 1:+.1%}"]
+
+
+def render(result: dict[str, Any]) -> str:
+    """The Markdown table."""
+    facts = result["facts"]
+    names = ("case", "stage and options", "predicted GiB", "measured", "off", "predicted ms", "measured", "off")
+    lines = [
+        f"### Predicted and measured, {result['nproc']} × {facts['gpu']}, {facts['date'][:16]}",
+        "",
+        f"torch {facts['torch']}, commit {facts['commit'][:12]}, entry {result['hardware']}. Memory: peak of the timed "
+        "steps on the fullest rank, peer memory included. Time: median step.",
+        "",
+        "| " + " | ".join(names) + " |",
+        "|" + " --- |" * len(names),
+        *("| " + " | ".join(row(cell)) + " |" for cell in result["cells"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Predict and run every cell, print the table, and return the JSON file."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = arguments(argv)
+    facts = machine.collect(args.device, args.commit, argv) | {"command": " ".join(["python -m bench.estimate", *argv])}
+    predictions = [predict(*cell, args.nproc, args.device, args.hardware) for cell in args.cells]
+    clock = Clock(args.budget, args.timeout)
+    result = {"facts": facts, "nproc": args.nproc, "hardware": predictions[0]["hardware"], "cells": []}
+    gpu = facts["gpu"].removeprefix("NVIDIA ").replace(" ", "-")
+    path = args.out / f"{facts['date'][:19].replace(':', '-')}_{args.nproc}x{gpu}_estimate.json"
+    for (case, system), predicted in zip(args.cells, predictions, strict=True):
+        timeout, reason = clock.allows(case, system)
+        record = {"status": "skipped", "reason": reason} if reason else run(args, case, system, timeout)
+        record.pop("losses", None)
+        result["cells"].append({"case": case, "system": system, "predicted": predicted, "measured": record})
+        print(" | ".join(row(result["cells"][-1])), file=sys.stderr, flush=True)
+        write(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write(path.with_suffix(".md"), render(result))
+    print(render(result), flush=True)
+    return path
+
+
+if __name__ == "__main__":
+    main()
