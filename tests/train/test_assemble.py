@@ -201,7 +201,7 @@ def test_the_values_of_a_config_reach_the_parts():
     assert engine.declared is STAGES[3]
     assert (engine.clip_norm, engine.max_skips, engine.accumulation, engine.lr) == (0.25, 3, 4, 0.125)
     assert (loader.micro, loader.rank, loader.world, trainer.batch.global_) == (2, 0, 1, 8)
-    assert [trainer.schedule(step) for step in (0, 4)] == [1.0, 0.5]
+    assert [trainer.schedule(step).lr for step in (0, 4)] == [0.125, 0.0625]
     assert trainer.options.steps == 8
 
 

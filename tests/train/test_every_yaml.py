@@ -31,6 +31,9 @@ SMALL = ("model.dim=32", "model.layers=1", "model.heads=4")
 NEEDS: dict[str, tuple[str, ...]] = {
     "data/text": ("data.files=[book.txt]",),
     "model/mlp": ("data=synthetic", "data.task=regression"),
+    "scheduler/warmup": ("scheduler.warmup_min_lr=1e-3",),  # DeepSpeed's first two steps have the lowest rate
+    "scheduler/warmup_decay": ("scheduler.warmup_min_lr=1e-3",),
+    "scheduler/warmup_cosine": ("scheduler.warmup_min_ratio=0.5",),
     "debug/profile": ("profile.after=1", "profile.steps=1"),
 }
 """What a YAML cannot be run without, as further words on the command line."""

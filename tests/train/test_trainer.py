@@ -12,6 +12,7 @@ from tests.ranks import run_ranks
 from zerokit.comm import Communicator
 from zerokit.config.batch import Batch
 from zerokit.config.schema import TrainConfig
+from zerokit.scheduler._base import Rates
 from zerokit.train import trainer as module_under_test
 from zerokit.train.loader import Loader
 from zerokit.train.metrics import bits_per_byte
@@ -87,7 +88,7 @@ def make(accumulation: int = 2, clock: Clock | None = None, source: Source | Non
         return inputs.mean()
 
     options = TrainConfig(**{"steps": 4, "log_every": 1, "eval_batches": 2} | options)
-    return Trainer(engine, lambda step: 1 / (1 + step), loader, loss, batch, options)
+    return Trainer(engine, lambda step: Rates(0.5 / (1 + step)), loader, loss, batch, options)
 
 
 @pytest.fixture

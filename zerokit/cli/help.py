@@ -61,6 +61,10 @@ Examples
   torchrun --nproc_per_node 8 -m zerokit zero=stage3
   zerokit --config-path RUN_FOLDER --config-name config    repeat a run
 
+Flags
+  --plot-schedule      draw the learning rate over the run, in the terminal and
+                       as schedule.svg, and stop
+
 Flags of Hydra
   -m, --multirun       sweep: run every combination of the values A,B,...
   --cfg job            show the composed configuration and stop

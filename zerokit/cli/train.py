@@ -61,6 +61,10 @@ def _run(words: list[str]) -> int:
     configs = compose(args)
     if args.cfg:
         return _show(configs[0], args.package)
+    if args.plot_schedule:
+        from zerokit.cli.schedule import plot
+
+        return plot(configs)
     task = Task(list(sys.argv), many=len(configs) > 1)
     with translated():
         try:
@@ -80,6 +84,7 @@ def parse(words: list[str]) -> Namespace:
 
     parser = get_args_parser()
     parser.prog = "zerokit"
+    parser.add_argument("--plot-schedule", action="store_true")
     args, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
         from zerokit.config.errors import suggestion

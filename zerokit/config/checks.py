@@ -42,7 +42,8 @@ def _check_batch(config: Config) -> None:
 
 def _check_schedule(config: Config) -> None:
     try:
-        registry.build("scheduler", config.scheduler, total_steps=config.train.steps)
+        peak_lr = getattr(config.optimizer.options, "lr", 1.0)
+        registry.build("scheduler", config.scheduler, total_steps=config.train.steps, peak_lr=peak_lr)
     except ValueError as error:
         raise ConfigError(f"{error} See train.steps={config.train.steps}.") from error
 

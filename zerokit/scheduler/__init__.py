@@ -1,1 +1,1 @@
-"""Learning-rate schedules: each file registers one; a schedule is a factor of the peak learning rate per step."""
+"""Learning-rate schedules: each file registers one; a schedule gives the rates of every step, counted from 0."""

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-Schedule = Callable[[int], float]
-"""Factor of the peak learning rate at a step, counted from 0."""
+
+class Rates(NamedTuple):
+    """What a schedule sets for one step. momentum: also the first beta; None leaves the optimizer its own."""
+
+    lr: float
+    momentum: float | None = None
+
+
+Schedule = Callable[[int], Rates]
+"""Rates of a step, counted from 0. The builder of a schedule gets its options, the number of steps of the run and the
+optimizer's learning rate, which it calls the peak."""
 
 
 @dataclass
@@ -44,19 +54,30 @@ def in_steps(name: str, length: int | float, total: int) -> int:
     return round(length * total) if length < 1 else int(length)
 
 
-def with_warmup(options: WarmupOptions, total_steps: int, shape: Callable[[float], float]) -> Schedule:
-    """Warm-up to 1, then `shape(x)` with x from 0 (first step after the warm-up) to 1 (one step after the last).
+def with_warmup(options: WarmupOptions, total_steps: int, peak_lr: float, shape: Callable[[float], float]) -> Schedule:
+    """Warm-up to the peak, then `shape(x)` times it, with x from 0 (first step after the warm-up) to 1 (one step after
+    the last).
 
     Raises:
         ValueError: the warm-up is longer than the run.
     """
+    warmup = warmup_steps(options, total_steps)
+
+    def rates(step: int) -> Rates:
+        if step < warmup:
+            return Rates(peak_lr * ((step + 1) / warmup))
+        return Rates(peak_lr * shape(min(1.0, (step - warmup) / max(1, total_steps - warmup))))
+
+    return rates
+
+
+def warmup_steps(options: WarmupOptions, total_steps: int) -> int:
+    """Length of the warm-up.
+
+    Raises:
+        ValueError: it is longer than the run.
+    """
     warmup = in_steps("scheduler.warmup", options.warmup, total_steps)
     if warmup > total_steps:
         raise ValueError(f"scheduler.warmup={options.warmup:g} is longer than the run of {total_steps} steps.")
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return shape(min(1.0, (step - warmup) / max(1, total_steps - warmup)))
-
-    return factor
+    return warmup

@@ -9,10 +9,10 @@ from zerokit.scheduler._base import DecayToOptions, Schedule, with_warmup
 
 
 @register("scheduler", "cosine", DecayToOptions)
-def build(options: DecayToOptions, total_steps: int) -> Schedule:
+def build(options: DecayToOptions, total_steps: int, peak_lr: float) -> Schedule:
     """Factor 1 falling along a half cosine to `final`."""
 
     def shape(x: float) -> float:
         return options.final + (1 - options.final) * 0.5 * (1 + math.cos(math.pi * x))
 
-    return with_warmup(options, total_steps, shape)
+    return with_warmup(options, total_steps, peak_lr, shape)

@@ -25,7 +25,7 @@ class WSDOptions(DecayToOptions):
 
 
 @register("scheduler", "wsd", WSDOptions)
-def build(options: WSDOptions, total_steps: int) -> Schedule:
+def build(options: WSDOptions, total_steps: int, peak_lr: float) -> Schedule:
     """Factor 1 until the decay begins, then falling to `final`.
 
     Raises:
@@ -46,4 +46,4 @@ def build(options: WSDOptions, total_steps: int) -> Schedule:
         fallen = (x - begin) / (1 - begin)
         return 1 - (1 - options.final) * (math.sqrt(fallen) if options.shape == "sqrt" else fallen)
 
-    return with_warmup(options, total_steps, shape)
+    return with_warmup(options, total_steps, peak_lr, shape)

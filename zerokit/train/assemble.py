@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zerokit.comm import Communicator
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
+from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.train.groups import parameter_groups
 from zerokit.train.loader import Loader
@@ -97,6 +98,21 @@ def build_engine(
     return engine
 
 
+def build_schedule(cfg: Config, optimizer: Any) -> Callable[[int], Any]:
+    """Rates of every step.
+
+    Raises:
+        ConfigError: it sets a momentum, which the optimizer does not have.
+    """
+    schedule = registry.build("scheduler", cfg.scheduler, total_steps=cfg.train.steps, peak_lr=optimizer.lr)
+    if schedule(0).momentum is not None and optimizer.momentum is None:
+        raise ConfigError(
+            f"scheduler={cfg.scheduler.name} sets a momentum, and optimizer={cfg.optimizer.name} has none: choose "
+            "another optimizer, or cycle_momentum=false."
+        )
+    return schedule
+
+
 def assemble(cfg: Config, comm: Communicator) -> Trainer:
     """Everything a run needs, on this rank.
 
@@ -107,10 +123,10 @@ def assemble(cfg: Config, comm: Communicator) -> Trainer:
     if cfg.train.deterministic != torch.are_deterministic_algorithms_enabled():  # the call alone imports the compiler
         torch.use_deterministic_algorithms(cfg.train.deterministic)
     source = registry.build("data", cfg.data, seed=cfg.train.seed)
-    schedule = registry.build("scheduler", cfg.scheduler, total_steps=cfg.train.steps)
     model = build_model(cfg, source.info)
     wrap_blocks(model, cfg, comm.device)
     engine = build_engine(model, cfg, comm, batch.accumulation)
+    schedule = build_schedule(cfg, engine.optimizer)
     own_seed = cfg.train.seed * 1_000_003 + comm.rank  # dropout differs between ranks
     torch.manual_seed(own_seed)
     random.seed(own_seed)

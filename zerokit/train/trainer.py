@@ -82,17 +82,17 @@ class Trainer:
     """Runs the steps of a training and reports metrics by their names (see the README).
 
     Args:
-        engine: the model and its state. schedule: factor of the peak learning rate at a step.
+        engine: the model and its state. schedule: rates of a step.
         loader: micro-batches of this rank. loss: inputs, targets → mean loss of a micro-batch (0-dim).
         batch: samples per step. options: steps, log_every, eval_every, eval_batches.
     """
 
-    def __init__(self, engine: Engine, schedule: Callable[[int], float], loader: Loader,
+    def __init__(self, engine: Engine, schedule: Callable[[int], Any], loader: Loader,
                  loss: Callable[[Tensor, Tensor], Tensor], batch: Any, options: Any):  # fmt: skip
         self.engine, self.schedule, self.loader, self.loss, self.batch, self.options = (
             engine, schedule, loader, loss, batch, options)  # fmt: skip
         self.comm, self.info = engine.comm, loader.source.info
-        self.peak_lr = self.lr = engine.lr
+        self.lr = engine.lr
         self.meter = MemoryMeter(engine.device)
         self.progress = Progress()
         self.tokens_per_step = batch.global_ * (self.info.seq_len or 1)
@@ -155,8 +155,10 @@ class Trainer:
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def _step(self, step: int, batches: Iterator, watch: _Stopwatch) -> None:
-        self.lr = self.peak_lr * self.schedule(step)
+        self.lr, momentum = self.schedule(step)
         self.engine.set_lr(self.lr)
+        if momentum is not None:
+            self.engine.set_momentum(momentum)
         began = time.perf_counter()
         micro_batches = [next(batches) for _ in range(self.batch.accumulation)]
         watch.data += time.perf_counter() - began
