@@ -25,7 +25,7 @@ COMMAND_LANGUAGES = ("sh", "bash", "console")
 OTHER_LANGUAGES = ("python", "text")
 SCRIPTS = {code.partition("\n")[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
 """Python blocks by file name, which is their first line."""
-NOT_TRAINING = ("help", "report", "state", "export", "--help", "--cfg", "--info")
+NOT_TRAINING = ("help", "report", "state", "export", "--help", "--cfg", "--info", "--plot-schedule")
 
 SHORT = ("train.steps=2", "train.log_every=1", "train.eval_batches=1", "train.sample_tokens=0", "data.seq_len=32")
 SMALL = ("model.dim=32", "model.layers=1", "model.heads=4")
