@@ -98,6 +98,17 @@ class Nested(Language):
         return [*self.blocks, *(block.inner for block in self.blocks)]
 
 
+class Table(Language):
+    """Its embedding is a unit of its own, with a row for padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 12, padding_idx=3)
+
+    def units(self) -> list[nn.Module]:
+        return [*self.blocks, self.embed]
+
+
 MODELS = {
     "plain": Language,
     "tied": lambda: Language(tied=True),
@@ -105,6 +116,7 @@ MODELS = {
     "unused": Unused,
     "frozen": Frozen,
     "nested": Nested,
+    "table": Table,
 }
 
 

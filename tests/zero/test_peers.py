@@ -50,7 +50,7 @@ def outcome(case: Case, stages: list[int], folder: str | None) -> list[tuple[str
 BF16 = dict(compute=torch.bfloat16, master="split")
 
 
-@pytest.mark.parametrize("model", ["plain", "unused", "frozen", "nested", "tied"])
+@pytest.mark.parametrize("model", ["plain", "unused", "frozen", "nested", "tied", "table"])
 def test_peer_transport_changes_no_bit_at_two_ranks(model):
     case = Case(model=model, steps=3, clip_norm=0.5)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,3 +85,27 @@ def test_three_ranks_agree_within_rounding(reduce):
     collective = run_ranks(outcome, 3, case, [2, 3], None)
     assert peers[0][0] == peers[0][1] and len({rank[0][1] for rank in peers}) == 1
     assert peers[0][0][0] == pytest.approx(collective[0][0][0], rel=2e-2)
+
+
+def table(folder: str) -> tuple:
+    """Whether the embedding is read in place, what gathered() shows of it afterwards, and the error of a bad token."""
+    names = iter(range(1000))
+    Communicator.peer_memory = lambda self, elements, dtype: FileMemory(folder, str(next(names)), elements, dtype)
+    engine = make_engine(Case(model="table", steps=2), 3, peers=True)
+    unit = next(u for u in engine.units if u.name == "embed")
+    train(engine, Case(model="table", steps=2))
+    gathers = engine.comm.traffic["all_gather"]
+    tokens = torch.tensor([[0, 22, 3, 3, 7]])
+    with torch.no_grad():
+        rows = engine.module.embed(tokens)
+    assert engine.comm.traffic["all_gather"] == gathers  # nothing was gathered for them
+    with engine.gathered() as model:
+        same = torch.equal(rows, model.embed.weight[tokens])
+    with pytest.raises(RuntimeError, match="outside its table"):
+        engine.module.embed(torch.tensor([23]))
+    return unit.in_place, same, unit.slot.buffer.untyped_storage().nbytes()
+
+
+def test_rows_of_an_embedding_are_read_where_they_lie():
+    with tempfile.TemporaryDirectory() as folder:
+        assert run_ranks(table, 2, folder) == [(True, True, 4)] * 2

@@ -67,11 +67,12 @@ class Communicator:
         self.calls[kind] += 1
         self.traffic[kind] += size
 
-    def allocate_shared(self, elements: int, dtype: torch.dtype) -> Tensor:
-        """Zeros (elements,) that the other ranks read directly if the hardware can, once per communicator."""
+    def allocate_shared(self, elements: int, dtype: torch.dtype) -> PeerMemory | None:
+        """Zeros (elements,) for the weights that the other ranks read directly, once per communicator; None where the
+        hardware cannot."""
         assert self._peer is None, "there is one shared arena of weights"
         self._peer = self.peer_memory(elements, dtype)
-        return torch.zeros(elements, dtype=dtype, device=self.device) if self._peer is None else self._peer.local
+        return self._peer
 
     def peer_memory(self, elements: int, dtype: torch.dtype) -> PeerMemory | None:
         """Memory (elements,) of every rank that all ranks reach; None where the hardware cannot."""

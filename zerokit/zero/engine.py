@@ -16,6 +16,7 @@ from zerokit.comm import Communicator
 from zerokit.zero.gather import Gatherer
 from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
 from zerokit.zero.hooks import Hooks
+from zerokit.zero.lookup import Lookup, is_table
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.numerics import Numerics, ParameterGroups
@@ -93,6 +94,7 @@ class Engine:
             self.device,
             prefetch + 1,
             shared=self.comm.allocate_shared if peers else None,
+            tables=[unit for unit in self.units if is_table(unit)],
             transient=self.device.type == "cuda" if transient_gradients is None else transient_gradients,
         )
         Materializer(self.storage, master, self.comm).run(model, seed)
@@ -150,6 +152,8 @@ class Engine:
         by_module: dict[nn.Module, list] = {}
         for unit in self.units:
             by_module.setdefault(unit.module, []).append(unit)
+        for unit in (unit for unit in self.units if unit.in_place):
+            unit.module.forward = Lookup(unit, self.storage.peers)
         for module, units in by_module.items():
             self.hooks.attach(module, units, regather=not isinstance(module, nn.Embedding))
         model.register_state_dict_pre_hook(self._before_state_dict)

@@ -122,7 +122,8 @@ class Gatherer:
                 if unit.fenced != self.version:
                     self.comm.fence()
                     unit.fenced = self.version
-                self.comm.all_gather(slot.buffer[: unit.layout.total], unit.shard)
+                if not unit.in_place:
+                    self.comm.all_gather(slot.buffer[: unit.layout.total], unit.shard)
                 slot.ready = stream.record()
         slot.owner, slot.version, slot.free = unit, self.version, None
 

@@ -13,6 +13,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from zerokit.comm.peer import PeerMemory
 from zerokit.zero.placement import Placement, Stage
 from zerokit.zero.states import States, updated
 from zerokit.zero.unit import Slot, Unit
@@ -74,7 +75,8 @@ class Storage:
 
     slots: how many blocks may be gathered at once when parameters are sharded; the same for gradients on their way.
     rules: the optimizer of each hyperparameter group, which declares its states.
-    shared: makes the arena of weights (elements, dtype → zeros); None takes memory of this rank alone.
+    shared: makes the arena of weights (elements, dtype → peer memory of zeros, or None where there is none).
+    tables: embeddings, which need no slot where ranks read each other's shards.
     transient: whether gradients give their memory back after the update.
     """
 
@@ -87,15 +89,17 @@ class Storage:
         rank: int,
         device: torch.device,
         slots: int = 2,
-        shared: Callable[[int, torch.dtype], Tensor] | None = None,
+        shared: Callable[[int, torch.dtype], PeerMemory | None] | None = None,
+        tables: Sequence[Unit] = (),
         transient: bool = False,
     ):
         self.units, self.stage, self.dtypes, self.rank, self.device = units, stage, dtypes, rank, device
         self.trainable = [unit for unit in units if unit.trainable]
         count = sum(extent(unit, stage.parameter) for unit in units)
-        self.weights = (
-            self._arena(units, stage.parameter, dtypes.weight) if shared is None else shared(count, dtypes.weight)
-        )
+        self.peers = None if shared is None else shared(count, dtypes.weight)
+        self.weights = self._arena(units, stage.parameter, dtypes.weight) if self.peers is None else self.peers.local
+        for unit in tables:
+            unit.in_place = self.peers is not None and stage.parameter is Placement.SHARD
         self.extra = None if dtypes.extra is None else self._arena(self.trainable, stage.optimizer, dtypes.extra)
         self.states = States(self.trainable, stage, rules, rank, device)
         for unit, part in zip(units, self._parts(self.weights, units, stage.parameter), strict=True):
@@ -144,9 +148,12 @@ class Storage:
                 unit.slot = Slot(unit.weight)
             return []
         slots: list[Slot] = []
+        for unit in (u for u in self.units if u.in_place):  # a shape that takes no memory
+            unit.slot = Slot(torch.zeros(1, dtype=self.dtypes.weight, device=self.device).expand(unit.layout.total))
+            slots.append(unit.slot)
         for kind, ways in (("block", count), ("outer", 1), ("root", 0), ("nested", 0)):
             for trainable in (True, False):  # a module's two units are needed at once
-                members = [u for u in self.units if u.kind == kind and u.trainable is trainable]
+                members = [u for u in self.units if u.kind == kind and u.trainable is trainable and not u.in_place]
                 size = max((u.layout.total for u in members), default=0)
                 pool = [self._slot(size) for _ in members[:ways]]
                 for index, unit in enumerate(members):
@@ -161,12 +168,12 @@ class Storage:
         """Bytes by kind: `parameters` (compute and master weights), `gradients`, `optimizer` (its states), `buffers`
         (slots of gathered weights and of gradients on their way). Exact at the end of a step's backward passes, when
         all gradients are there."""
-        wires = [slot.buffer for slots in self.wires.values() for slot in slots]
+        slots = [*self.weight_slots, *(slot for ring in self.wires.values() for slot in ring)]
         return {
             "parameters": nbytes([self.weights, self.extra]),
             "gradients": nbytes(self.gradients),
             "optimizer": self.states.nbytes,
-            "buffers": nbytes([slot.buffer for slot in self.weight_slots] + wires),
+            "buffers": sum(slot.buffer.untyped_storage().nbytes() for slot in slots),
         }
 
 

@@ -62,6 +62,7 @@ class Unit:
     fenced: int = -1  # the version whose shards are known to be written on every rank
     used: bool = False  # its weights have been asked for since the last backward
     reduced: bool = False  # this micro-batch's gradients have been handed to the reduction
+    in_place: bool = False  # its module reads every rank's shard where it lies, so it is never gathered
     spent: bool = False  # its gradient is used up by an update, which may still run
     transient: bool = False  # its gradient gives its memory back once it is spent
     gaps: list[Tensor] = field(default_factory=list)  # the padding in `gradient`

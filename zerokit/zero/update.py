@@ -15,6 +15,10 @@ from zerokit.zero.states import State, divided, matrix_shape
 from zerokit.zero.storage import Region, Storage, update_regions
 from zerokit.zero.unit import Unit
 
+EXACT = {"emulate_precision_casts": True}
+"""Options of the compiler: products and sums are rounded one by one. Left free to fuse them, it decides from a buffer's
+size and from timings, and replicas and stages would drift apart in the last bit."""
+
 CHUNK = 32_768
 """Elements updated at a time on the CPU: the handful of fp32 operands stays in the L2 cache between operations."""
 
@@ -125,7 +129,9 @@ class Update:
             for group in self.groups
         ]
         traceable = compiled and all(rule.compiles for rule in rules)
-        self._scalars = torch.compile(self._all_scalars, dynamic=False) if traceable else self._all_scalars
+        self._scalars = (
+            torch.compile(self._all_scalars, dynamic=False, options=EXACT) if traceable else self._all_scalars
+        )
 
     def _start_states(self, storage: Storage) -> None:
         """Copy the first weights into states that start as them."""
@@ -135,7 +141,7 @@ class Update:
                     values.copy_(self.master.load(part.weight, part.extra))
 
     def _compile(self, function: Callable, rule: Rule) -> Callable:
-        return torch.compile(function, dynamic=True) if self.compiled and rule.compiles else function
+        return torch.compile(function, dynamic=True, options=EXACT) if self.compiled and rule.compiles else function
 
     @staticmethod
     def _cut(storage: Storage, unit: Unit, region: Region) -> Iterator[Part]:
