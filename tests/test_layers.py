@@ -20,9 +20,10 @@ ALLOWED = {
     "report": BASE | {"train.metrics", "train.advice"},
     "state": BASE | {"comm"},
     "zero": BASE | {"comm", "state"},
-    "train": BASE | COMPONENTS | {"comm", "zero", "state", "report"},
+    "fault": set(),
+    "train": BASE | COMPONENTS | {"comm", "zero", "state", "report", "fault"},
     "estimate": BASE | COMPONENTS | {"comm", "zero", "train"},
-    "launch": BASE | {"comm", "train.summary", "state.lock", "state.resume"},
+    "launch": BASE | {"comm", "fault", "train.summary", "state.lock", "state.resume"},
     "sweep": BASE
     | {"launch", "report", "state.folder", "train.console", "train.metrics", "train.panel", "train.summary"},
     "cli": BASE | {"estimate", "launch", "report", "state", "sweep", "train", "compat"},

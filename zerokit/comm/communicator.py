@@ -45,6 +45,7 @@ class Communicator:
         self.shared_bytes = 0  # of peer memory, which torch's statistics of allocated memory leave out
         self.calls: Counter[str] = Counter()
         self.traffic: Counter[str] = Counter()
+        self.begun, self.last = 0, "none"  # of all collectives of this rank, to tell which rank is behind
 
     def reset_counters(self) -> None:
         """Start counting collectives and bytes from zero."""
@@ -64,6 +65,7 @@ class Communicator:
 
     def count(self, kind: str, size: int) -> None:
         """Note a collective of `size` bytes."""
+        self.begun, self.last = self.begun + 1, kind
         self.calls[kind] += 1
         self.traffic[kind] += size
 

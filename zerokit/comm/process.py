@@ -49,14 +49,13 @@ def open_group(launch: LaunchConfig) -> Process:
     RANK, LOCAL_RANK and WORLD_SIZE are read from the environment (default: one process), and MASTER_ADDR and
     MASTER_PORT where the launcher has given no store. The group is nccl on GPUs and gloo on a CPU.
     """
-    rank, local_rank, world = (int(os.environ.get(key, default)) for key, default in _PLACE)
+    rank, local_rank, world = place()
     device = device_of(launch)
     process = Process(rank, local_rank, world, device)
-    if world == 1:
+    store = meeting_place(launch)
+    if store is None:
         return process
     timeout = timedelta(seconds=launch.timeout_s)
-    store = _store or connect(timeout)
-    store.set_timeout(timeout)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=store,
@@ -66,6 +65,23 @@ def open_group(launch: LaunchConfig) -> Process:
         device_id=device if device.type == "cuda" else None,
     )
     return process
+
+
+def place() -> tuple[int, int, int]:
+    """Rank, rank on this host, and number of processes, as the environment says."""
+    return tuple(int(os.environ.get(key, default)) for key, default in _PLACE)
+
+
+def meeting_place(launch: LaunchConfig) -> dist.Store | None:
+    """The store of this run, connected to if the launcher has given none; None for a single process."""
+    global _store
+    if place()[2] == 1:
+        return None
+    timeout = timedelta(seconds=launch.timeout_s)
+    if _store is None:
+        _store = connect(timeout)
+    _store.set_timeout(timeout)
+    return _store
 
 
 def use_store(store: dist.Store | None) -> None:

@@ -105,15 +105,27 @@ class LaunchConfig:
     """CPU threads per process; null shares the cores among the processes."""
     timeout_s: float = 600.0
     """Seconds that a process waits for the others in a collective before the run fails."""
+    step_timeout_s: float | None = 120.0
+    """Seconds that a process may take for one step before the run counts as hung, every process writes its stacks into
+    `logs/` and the run fails; null waits for ever."""
+    start_timeout_s: float | None = 1800.0
+    """The same for start-up with the first step, for an evaluation and for the end of a run."""
+    save_timeout_s: float | None = 1800.0
+    """The same while state is saved."""
     max_restarts: int = 0
-    """Times that all workers are started again after a failure."""
+    """Times that all workers are started again after a failure, from the newest saved state."""
+    min_ranks: int | None = None
+    """Fewest processes that a restart may go on with: one that failed twice in a row, or whose GPU is gone, is left out
+    and the batch divided anew. null always takes all."""
 
     def __post_init__(self) -> None:
-        given = {"nproc": self.nproc, "threads": self.threads}
+        given = {"nproc": self.nproc, "threads": self.threads, "min_ranks": self.min_ranks}
         _at_least(1, **{key: value for key, value in given.items() if value is not None})
         _at_least(0, max_restarts=self.max_restarts)
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s must be above 0, got {self.timeout_s}.")
+        for key in ("timeout_s", "step_timeout_s", "start_timeout_s", "save_timeout_s"):
+            seconds = getattr(self, key)
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{key} must be above 0, got {seconds}.")
 
 
 @dataclass

@@ -34,12 +34,14 @@ def launch(config: Config, run_dir: Path, entry: str | None = None) -> dict[str,
     from omegaconf import OmegaConf
 
     entry = entry or WORKER
+    if joined_rank() is not None:
+        from zerokit.launch import joined
+
+        run_dir = joined.folder(run_dir)
     with locked(run_dir):
         check_config(config.to_dict(), run_dir)
         OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
         if joined_rank() is not None:
-            from zerokit.launch import joined
-
             return joined.lead(config, run_dir, entry)
         from zerokit.launch import local
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,27 @@ _store: dist.Store | None = None
 _jobs = 0
 
 
+def folder(run_dir: Path) -> Path:
+    """The output folder of the next job: that of its first attempt where torchrun has started the ranks again, though
+    the default folder is named by the time."""
+    kept = dist.PrefixStore("zerokit/folders", _connect().underlying_store)  # across restarts
+    key = f"job/{_jobs}"
+    if not kept.check([key]):
+        kept.set(key, str(run_dir))
+    first = Path(kept.get(key).decode())
+    if first != run_dir:
+        with suppress(OSError):  # Hydra has just made it
+            run_dir.rmdir()
+    return first
+
+
 def lead(config: Config, run_dir: Path, entry: str) -> dict[str, Any]:
     """Tell the other ranks about a job, do the part of rank 0, and return its summary.
 
     Raises:
         ConfigError: if the batch cannot be divided among the processes.
-        SystemExit: with 1 after a failure, so that torchrun ends the other ranks.
+        SystemExit: with 1 after a failure, so that torchrun ends the other ranks; with 128 and the signal's number when
+            all ranks have ended for a signal.
     """
     resolve_batch(config.batch, int(os.environ["WORLD_SIZE"]))
     job = {"entry": entry, "config": config.to_dict(), "run_dir": str(run_dir)}
@@ -54,7 +70,10 @@ def follow() -> int:
             store.add("done", 1)
             return job["stop"]
         _redirect_output(Path(job["run_dir"]))
-        _work(job)
+        try:
+            _work(job)
+        except SystemExit as ended:
+            return ended.code
 
 
 def stop(status: int) -> None:
@@ -78,7 +97,10 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
     process.use_store(dist.PrefixStore(f"group/{_jobs}", _connect()))
     _jobs += 1
     try:
-        return call(job["entry"], job["config"], job["run_dir"])
+        result = call(job["entry"], job["config"], job["run_dir"]) or {}
+        if result.get("status") == "interrupted":
+            sys.exit(128 + result["signal"])
+        return result
     except Exception as error:
         if not os.environ.get("TORCHELASTIC_ERROR_FILE"):
             raise

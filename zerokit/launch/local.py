@@ -6,10 +6,13 @@ import logging
 import os
 import re
 import signal
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +26,31 @@ from zerokit.config import schema
 from zerokit.config.batch import resolve_batch
 from zerokit.config.checks import CPU_PROCESSES
 from zerokit.config.errors import ConfigError
+from zerokit.fault import Ended
 from zerokit.launch.errors import TrainingFailed
+from zerokit.launch.relay import RELAYED, Interrupted, Relay
+from zerokit.launch.team import Team
 from zerokit.launch.worker import work
-from zerokit.train.summary import mark_failed
+from zerokit.train.summary import mark_ended
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 ELASTIC_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 LAUNCHER_FRAMES = (os.path.join("elastic", "multiprocessing", "errors"), os.path.join("zerokit", "launch", "worker.py"))
-SHUTDOWN_S = 8
-"""Seconds that interrupted workers have to end before they are killed."""
 
 
 class RunLogs(LogsSpecs):
     """Output of the workers: rank 0 keeps the terminal, the others write to `logs/rankN.out` and `.err`."""
 
-    def __init__(self, folder: Path, errors: Path) -> None:
+    def __init__(self, folder: Path, errors: Path, attempt: int, environment: dict[str, str]) -> None:
         super().__init__(str(folder))
-        self._folder = folder
-        self._errors = errors
+        self._folder, self._errors, self._environment = folder, errors, environment
+        self._restart = str(attempt)
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         """Return the files of each local rank; `envs` are the environments of the workers."""
         stdouts, stderrs, errors = {}, {}, {}
         for local_rank, env in envs.items():
-            rank, restart = int(env["RANK"]), env.get("TORCHELASTIC_RESTART_COUNT", "0")
+            env |= self._environment | {"TORCHELASTIC_RESTART_COUNT": self._restart}
+            rank, restart = int(env["RANK"]), self._restart
             stem = self._folder / (f"rank{rank}" if restart == "0" else f"rank{rank}.restart{restart}")
             stdouts[local_rank] = "" if rank == 0 else f"{stem}.out"
             stderrs[local_rank] = "" if rank == 0 else f"{stem}.err"
@@ -61,39 +65,81 @@ class RunLogs(LogsSpecs):
 
 
 def run(config: schema.Config, run_dir: Path, entry: str) -> dict[str, Any]:
-    """Run `entry` in worker processes on this host and return what rank 0 returned.
+    """Run `entry` in worker processes on this host, again after a failure, and return what rank 0 returned.
 
     Raises:
-        TrainingFailed: with rank and traceback of the root cause, if a worker failed.
+        TrainingFailed: with rank and traceback of the root cause, if a worker failed and no restart is left.
         ConfigError: if the batch cannot be divided among the processes, or there are fewer GPUs than processes.
-        KeyboardInterrupt: after Ctrl-C.
+        KeyboardInterrupt, SystemExit: after SIGINT, or after SIGTERM or SIGHUP with 128 and the signal's number.
     """
-    processes = count_processes(config.launch)
-    resolve_batch(config.batch, processes)
-    with tempfile.TemporaryDirectory(prefix="zerokit-") as errors, _quiet_elastic(), _signals_restored():
+    team = Team(config, tuple(range(count_processes(config.launch))))
+    resolve_batch(config.batch, len(team.members))
+    with _quiet_elastic(), Relay() as relay:
+        try:
+            summary = _attempts(team, run_dir, entry, relay)
+        except Interrupted as interrupted:
+            number = relay.signal or interrupted.signal
+            mark_ended(run_dir, "interrupted", f"{signal.Signals(number).name}: ended at once")
+        else:
+            if summary.get("status") != "interrupted":
+                return summary
+            number = relay.signal or summary["signal"]
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def _attempts(team: Team, run_dir: Path, entry: str, relay: Relay) -> dict[str, Any]:
+    for attempt in count():
+        try:
+            return _attempt(team, run_dir, entry, attempt)
+        except TrainingFailed as failure:
+            if relay.killed:
+                raise Interrupted(relay.signal) from failure
+            mark_ended(run_dir, "failed", failure.headline)
+            if relay.signal is not None or attempt == team.config.launch.max_restarts:
+                raise
+            team = team.after(failure.rank)
+            _announce(run_dir, failure, attempt + 1, team)
+
+
+def _attempt(team: Team, run_dir: Path, entry: str, attempt: int) -> dict[str, Any]:
+    """Run the workers once."""
+    with tempfile.TemporaryDirectory(prefix="zerokit-") as errors:
         elastic = ElasticConfig(
             min_nodes=1,
             max_nodes=1,
-            nproc_per_node=processes,
+            nproc_per_node=len(team.members),
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
-            max_restarts=config.launch.max_restarts,
+            max_restarts=0,  # its restarts cannot leave out a rank, nor say why the last attempt failed
             # A fork shares the modules already imported; CUDA alone does not survive it.
             start_method="spawn" if torch.cuda.is_initialized() else "fork",
-            logs_specs=RunLogs(run_dir / "logs", Path(errors)),
+            logs_specs=RunLogs(run_dir / "logs", Path(errors), attempt, team.environment()),
+            signals_to_handle="SIGQUIT",  # the others are relayed to the workers
         )
         try:
-            return elastic_launch(elastic, work)(entry, config.to_dict(), str(run_dir))[0] or {}
+            return elastic_launch(elastic, work)(entry, team.config.to_dict(), str(run_dir))[0] or {}
         except ChildFailedError as error:
-            described = _describe(error, processes, run_dir)
-            mark_failed(run_dir, described.splitlines()[0])
-            raise TrainingFailed(described) from None
+            rank, failure = error.get_first_failure()
+            for number in RELAYED:
+                if failure.exitcode in (-number, 128 + number):
+                    raise Interrupted(number) from None
+            raise TrainingFailed(_describe(rank, failure, len(team.members), run_dir), rank) from None
         except SignalException as error:
-            if error.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
             raise SystemExit(128 + error.sigval) from None
+
+
+def _announce(run_dir: Path, failure: TrainingFailed, restart: int, team: Team) -> None:
+    """Say on the terminal and in `logs/launcher.log` that the workers start again, and why."""
+    most = team.config.launch.max_restarts
+    text = f"{failure.headline}\nzerokit: restart {restart} of {most} with {len(team.members)} processes"
+    print(f"zerokit: {text}", file=sys.stderr, flush=True)
+    now = datetime.now().isoformat(timespec="seconds")
+    with (run_dir / "logs" / "launcher.log").open("a", encoding="utf-8") as file:
+        file.write(f"{now} {failure}\n{now} {text.splitlines()[1]}\n")
 
 
 def count_processes(launch: schema.LaunchConfig) -> int:
@@ -115,9 +161,13 @@ def count_processes(launch: schema.LaunchConfig) -> int:
     return launch.nproc or gpus or CPU_PROCESSES
 
 
-def _describe(error: ChildFailedError, processes: int, run_dir: Path) -> str:
-    rank, failure = error.get_first_failure()
-    return f"rank {rank} of {processes} failed: {_cause(failure)}\nLogs: {run_dir / 'logs'}"
+def _describe(rank: int, failure: ProcessFailure, processes: int, run_dir: Path) -> str:
+    cause = _cause(failure)
+    if cause.startswith(f"{Ended.__name__}: "):  # the rank that tells is not the one that failed
+        told = cause.removeprefix(f"{Ended.__name__}: ").partition("\n")[0]
+    else:
+        told = f"rank {rank} of {processes} failed: {cause}"
+    return f"{told}\nLogs: {run_dir / 'logs'}"
 
 
 def _cause(failure: ProcessFailure) -> str:
@@ -145,22 +195,8 @@ def _quiet_elastic() -> Iterator[None]:
     states = [(logging.getLogger(name), logging.getLogger(name).disabled) for name in names]
     for logger, _ in states:
         logger.disabled = True
-    timeout = os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
     try:
         yield
     finally:
         for logger, disabled in states:
             logger.disabled = disabled
-        if timeout == str(SHUTDOWN_S):
-            os.environ.pop("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", None)
-
-
-@contextmanager
-def _signals_restored() -> Iterator[None]:
-    """Undo the signal handlers that elastic leaves behind, so that Ctrl-C works between the jobs of a sweep."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

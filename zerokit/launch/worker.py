@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
-import torch.distributed as dist
+from zerokit.fault import Ended, is_consequence
+from zerokit.launch.relay import RELAYED
 
-CONSEQUENCES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+PR_SET_PDEATHSIG = 1
 CAUSE_FIRST_S = 2.0
 
 
 def work(entry: str, config: dict[str, Any], run_dir: str) -> dict[str, Any]:
     """Call the entry `module:function` with the config and the output folder."""
-    # A forked worker inherits handlers that raise in Python, which a worker blocked in a collective never reaches.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A forked worker inherits the launcher's handlers. Until it has its own, a signal ends it at once.
+    for number in RELAYED:
+        signal.signal(number, signal.SIG_DFL)
+    _leave_the_terminal()
+    _end_with_the_launcher()
     return call(entry, config, run_dir)
+
+
+def _leave_the_terminal() -> None:
+    """Get Ctrl-C from the launcher alone, which passes it on: both together would count as two."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+
+
+def _end_with_the_launcher() -> None:
+    """Let the kernel end this process when the launcher is gone, however that ended (on Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def call(entry: str, config: dict[str, Any], run_dir: str) -> dict[str, Any]:
@@ -27,6 +45,6 @@ def call(entry: str, config: dict[str, Any], run_dir: str) -> dict[str, Any]:
     try:
         return getattr(importlib.import_module(module), function)(config, run_dir)
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or any(sign in str(error) for sign in CONSEQUENCES):
+        if isinstance(error, Ended) or is_consequence(error):
             time.sleep(CAUSE_FIRST_S)
         raise

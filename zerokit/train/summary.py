@@ -44,10 +44,10 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def mark_failed(run_dir: Path, error: str) -> None:
-    """Record the cause of a failure in a run's files; rank 0 may have been ended before it could, or knows only that
-    another rank is gone."""
-    write_summary(run_dir, read_summary(run_dir) | {"status": "failed", "error": error})
+def mark_ended(run_dir: Path, status: str, error: str) -> None:
+    """Record in a run's files how it ended (`failed` or `interrupted`) and why; rank 0 may have been ended before it
+    could, or knows only that another rank is gone."""
+    write_summary(run_dir, read_summary(run_dir) | {"status": status, "error": error})
     write_report(run_dir)
 
 

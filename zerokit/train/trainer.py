@@ -100,6 +100,7 @@ class Trainer:
         self.flops_per_token = flops(self.info.seq_len) if flops else None
         self.peak_tflops = options.peak_tflops or peak_of(engine)
         self._loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)  # since the last measurement
+        self.on_phase: Callable[..., None] = lambda name, steps=0: None  # told when something else than a step begins
         self._run = CapturedStep(engine, self._whole_step) if options.cuda_graph else self._whole_step
 
     def fit(self) -> Iterator[tuple[int, dict[str, float] | None]]:
@@ -119,6 +120,7 @@ class Trainer:
             evaluate = last or (self.options.eval_every and (step + 1) % self.options.eval_every == 0)
             metrics = None
             if due or evaluate:
+                self.on_phase("measure", step + 1 - timed)
                 metrics = self._measure(watch, step + 1 - timed)
                 self.progress.logged = timed = step + 1
                 self.engine.check()
@@ -128,7 +130,9 @@ class Trainer:
                 if step == 0:
                     self.progress.first_seconds = watch.seconds
                 watch.reset()
-                metrics |= self.evaluate() if evaluate else {}
+                if evaluate:
+                    self.on_phase("evaluate")
+                    metrics |= self.evaluate()
             yield step + 1, metrics
 
     def _count(self, step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 
 from zerokit.comm import Communicator
-from zerokit.comm.process import start
+from zerokit.comm.process import meeting_place, place, start
 from zerokit.config import registry
-from zerokit.config.schema import Config
+from zerokit.config.schema import Config, LaunchConfig
+from zerokit.fault import Ended, Limits, Monitor, is_consequence
 from zerokit.report import write_report
 from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER
@@ -44,36 +46,68 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
         FloatingPointError, RuntimeError, …: what ended the training; the summary then says `failed`.
     """
     cfg, folder = Config.from_dict(config), Path(run_dir)
-    with start(cfg.launch) as process:
-        _log_to(folder / "logs" / f"rank{process.rank}.log")
-        comm = Communicator(process.device, cfg.launch.timeout_s)
-        facts = summaries.first_facts(config, comm.world) | {"device": _device_name(process.device)}
-        log.info("rank %d of %d on %s", comm.rank, comm.world, facts["device"])
-        view = _View(cfg, config, folder, facts) if comm.rank == 0 else _Silence()
-        trainer = None
+    rank, _, world = place()
+    _log_to(folder / "logs" / f"rank{rank}.log")
+    view = _View(cfg, config, folder, summaries.first_facts(config, world)) if rank == 0 else _Silence(folder)
+    trainer = None
+    with _monitor(cfg.launch, folder, view) as monitor:
         try:
-            trainer = assemble(cfg, comm)
-            saver, resumed = open_state(trainer, cfg, config, folder)
-            view.begin(trainer, resumed)
-            with profiling(cfg.profile, trainer, folder / "profile") as after_step:
-                for step, metrics in trainer.fit():
-                    view.progress(step, metrics)
-                    saver.after_step(step)
-                    after_step()
-            saver.finish(trainer.progress.step)
-            result = _results(trainer, cfg)
-        except KeyboardInterrupt:
-            view.end(status="interrupted", error="interrupted")
-            raise
+            with start(cfg.launch) as process:
+                comm = Communicator(process.device, cfg.launch.timeout_s)
+                monitor.position = lambda: (comm.begun, comm.last)
+                log.info("rank %d of %d on %s", rank, world, _device_name(process.device))
+                trainer = assemble(cfg, comm)
+                return view.end(**_train(trainer, cfg, config, folder, view, monitor))
         except Exception as error:
             failure = explained(error, cfg, trainer)
             log.exception("the training failed")
-            view.end(status="failed", error=f"rank {comm.rank}: {type(failure).__name__}: {failure}")
+            cause = monitor.cause(failure)
+            if monitor.records():
+                view.end(status="failed", error=cause)
+            if is_consequence(error):
+                raise Ended(cause) from error
             if failure is error:
                 raise
             log.info("%s", failure)
             raise failure.with_traceback(error.__traceback__) from None  # the log has what torch said
-        return view.end(status="finished", **result)
+
+
+def _monitor(launch: LaunchConfig, folder: Path, view: _View | _Silence) -> Monitor:
+    store, (rank, _, world) = meeting_place(launch), place()
+    limits = Limits(launch.step_timeout_s, launch.start_timeout_s, launch.save_timeout_s)
+    return Monitor(None if store is None else store.clone(), rank, world, limits, folder / "logs", view.record)
+
+
+def _train(trainer: Trainer, cfg: Config, config: dict[str, Any], folder: Path, view: _View | _Silence,
+           monitor: Monitor) -> dict[str, Any]:  # fmt: skip
+    """All steps, or those up to a signal; what came out."""
+    trainer.on_phase = monitor.phase
+    saver, resumed = open_state(trainer, cfg, config, folder)
+    view.begin(trainer, resumed)
+    if monitor.go_on(trainer.progress.step):
+        with profiling(cfg.profile, trainer, folder / "profile") as after_step:
+            for step, metrics in trainer.fit():
+                view.progress(step, metrics)
+                monitor.phase("save")
+                saver.after_step(step)
+                after_step()
+                if not monitor.go_on(step):
+                    break
+    return _finish(trainer, cfg, saver, monitor)
+
+
+def _finish(trainer: Trainer, cfg: Config, saver: Saver, monitor: Monitor) -> dict[str, Any]:
+    """Save the end of the training, and tell what came out."""
+    step = trainer.progress.step
+    monitor.phase("save")
+    if monitor.signal is not None and step > 0:
+        saver.save_now(step, wait=True)
+    saver.finish(step)
+    monitor.phase("end")
+    if monitor.signal is None:
+        return {"status": "finished", **_results(trainer, cfg)}
+    cause = f"{signal.Signals(monitor.signal).name} after step {step}"
+    return {"status": "interrupted", "error": cause, "signal": monitor.signal}
 
 
 def open_state(
@@ -108,7 +142,10 @@ def _device_name(device: torch.device) -> str:
 
 
 class _Silence:
-    """What ranks other than 0 show: nothing."""
+    """What ranks other than 0 show: nothing, unless rank 0 is gone."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
 
     def begin(self, trainer: Trainer, resumed: Path | None) -> None:
         pass
@@ -117,7 +154,14 @@ class _Silence:
         pass
 
     def end(self, **facts: Any) -> dict[str, Any]:
+        if facts["status"] == "failed":
+            self.record("failed", facts["error"])
         return facts
+
+    def record(self, status: str, cause: str) -> None:
+        """Write down how and why the run ended if the folder is that of rank 0 and not another host's."""
+        if summaries.read_summary(self.folder):
+            summaries.mark_ended(self.folder, status, cause)
 
 
 class _View:
@@ -136,6 +180,7 @@ class _View:
         """The run is assembled, or goes on from the state `resumed`: open what follows it."""
         self._trainer, info = trainer, trainer.info
         count = sum(p.numel() for unit in trainer.engine.units for p in unit.parameters)
+        self.summary["device"] = _device_name(trainer.comm.device)
         self.summary |= {"model": {"name": self.cfg.model.name, "parameters": count}, "data_sha256": info.sha256}
         self.summary |= {"flops_per_token": trainer.flops_per_token, "peak_tflops": trainer.peak_tflops}
         self.console.unit = "" if info.bytes_per_token else UNITS[info.task]
@@ -172,11 +217,7 @@ class _View:
 
     def end(self, **facts: Any) -> dict[str, Any]:
         """The run is over: write what came out, show it, and return the summary."""
-        if self._trainer is not None:
-            progress = self._trainer.progress
-            self.summary |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds,
-                             "loss": _number(progress.loss), "loss_first": _number(progress.first_loss)}  # fmt: skip
-        self.summary |= facts
+        self.summary |= self._progress() | facts
         files = {label: name for label, name in summaries.FILES.items() if (self.folder / name).exists()}
         self.summary["files"] = {**files, "report": summaries.FILES["report"]}
         summaries.write_summary(self.folder, self.summary)
@@ -189,6 +230,18 @@ class _View:
         else:
             self.console.finish(self.summary, self.folder)
         return self.summary
+
+    def _progress(self) -> dict[str, Any]:
+        if self._trainer is None:
+            return {}
+        progress = self._trainer.progress
+        return {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds,
+                "loss": _number(progress.loss), "loss_first": _number(progress.first_loss)}  # fmt: skip
+
+    def record(self, status: str, cause: str) -> None:
+        """Write down how and why the run ended, from a thread beside the main one, which hangs."""
+        summaries.write_summary(self.folder, self.summary | self._progress())
+        summaries.mark_ended(self.folder, status, cause)
 
 
 def _number(value: float | None) -> float | None:

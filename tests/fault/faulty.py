@@ -1,0 +1,87 @@
+"""Training with a fault in it: `run.tags=[FAULT@R@S]` lets it happen on rank R in step S (from 1; 0 is start-up).
+
+`FAULT@R@S@N` has it in the first N attempts; without N it is the first alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zerokit.comm.process import place
+from zerokit.train import worker
+from zerokit.train.trainer import Trainer
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _raise() -> None:
+    raise ValueError("the cause")
+
+
+def _out_of_memory() -> None:
+    torch.empty(1 << 60)
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _hang() -> None:
+    time.sleep(1000)
+
+
+def _leave() -> None:
+    os._exit(0)
+
+
+FAULTS = {
+    "kill": _kill, "stop": _stop, "raise": _raise, "out_of_memory": _out_of_memory, "terminate": _terminate,
+    "hang": _hang, "leave": _leave,
+}  # fmt: skip
+
+
+def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
+    """As the worker of a training."""
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    for tag in config["run"]["tags"]:
+        name, rank, step, attempts = (*tag.split("@"), "1")[:4]
+        if place()[0] == int(rank) and attempt < int(attempts):
+            _let_happen(FAULTS[name], int(step))
+    result = worker.run(config, run_dir)
+    (Path(run_dir) / f"result{place()[0]}").write_text(str(result["status"]))
+    return result
+
+
+def _let_happen(fault: Callable[[], None], step: int) -> None:
+    if step == 0:
+        fault()
+        return
+    original = Trainer._step
+
+    def _step(self: Trainer, index: int, *rest: Any) -> None:
+        if index + 1 == step:
+            fault()
+        original(self, index, *rest)
+
+    Trainer._step = _step
+
+
+if __name__ == "__main__":
+    import zerokit
+    import zerokit.launch
+
+    zerokit.launch.WORKER = "tests.fault.faulty:run"
+    zerokit.main()

@@ -1,0 +1,101 @@
+"""Short trainings in which something goes wrong, on this host or under torchrun."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.commands import environment
+from tests.config.arguments import config
+from zerokit.launch import launch
+from zerokit.launch.errors import TrainingFailed
+
+SMALL = (
+    "model=mlp", "data=synthetic", "data.task=regression", "tracker=none", "launch.nproc=2", "launch.device=cpu",
+    "train.log_every=1", "train.eval_batches=0", "launch.threads=1",
+)  # fmt: skip
+RESTARTS = "--max_restarts=1"
+ELASTIC = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0")
+STARTS = {
+    "local": ("-m", "tests.fault.faulty"),
+    "torchrun": (*ELASTIC, "-m", "tests.fault.faulty"),
+    "torchrun with a restart": (*ELASTIC, RESTARTS, "-m", "tests.fault.faulty"),
+}
+ENTRY = "tests.fault.faulty:run"
+
+
+@dataclass
+class Outcome:
+    """What a run left: exit status, seconds from the last step to the end, what was said of a failure, its folder."""
+
+    status: int
+    seconds: float
+    stderr: str
+    folder: Path
+
+    @property
+    def summary(self) -> dict:
+        return json.loads((self.folder / "summary.json").read_text())
+
+    def log(self, name: str) -> str:
+        return (self.folder / "logs" / name).read_text(errors="replace")
+
+
+def run(folder: Path, *words: str, start: str = "local", timeout: float = 60) -> Outcome:
+    """A whole run: in this process if it starts locally (the workers are forked), else under torchrun."""
+    if start != "local":
+        process = begin(folder, *words, start=start)
+        outcome = finish(process, folder, time.time(), timeout)
+    else:
+        outcome = _launch(folder / "run", *words)
+    metrics = outcome.folder / "metrics.jsonl"
+    if metrics.exists():
+        outcome.seconds = time.time() - metrics.stat().st_mtime
+    return outcome
+
+
+def _launch(run_dir: Path, *words: str) -> Outcome:
+    status, told = 0, ""
+    try:
+        launch(config(*SMALL, *words), run_dir, ENTRY)
+    except TrainingFailed as error:
+        status, told = 1, str(error)
+    except SystemExit as error:
+        status = error.code
+    except KeyboardInterrupt:
+        status = 130
+    return Outcome(status, 0.0, told, run_dir)
+
+
+def begin(folder: Path, *words: str, start: str = "local") -> subprocess.Popen:
+    """Start a command whose run is in `folder`/run."""
+    words = (*SMALL, "hydra.run.dir=run", *words)
+    return subprocess.Popen(
+        [sys.executable, *STARTS[start], *words], cwd=folder, env=environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen, folder: Path, since: float, timeout: float = 60) -> Outcome:
+    """Wait for the end of a command; `seconds` count from `since`."""
+    _, stderr = process.communicate(timeout=timeout)
+    return Outcome(process.returncode, time.time() - since, stderr, folder / "run")
+
+
+def wait_for_step(folder: Path, step: int, timeout: float = 40) -> None:
+    """Return when a run in `folder`/run has done a step."""
+    metrics, deadline = folder / "run" / "metrics.jsonl", time.time() + timeout
+    while time.time() < deadline:
+        if metrics.exists() and metrics.read_text().count("\n") >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} within {timeout} s")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, by age."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,0 +1,129 @@
+"""Faults of a run (rows 7, 9 and 10 of the fault matrix): everybody is out soon, and the files name rank and cause."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+
+import pytest
+
+from tests.fault.runs import begin, children, finish, run, wait_for_step
+
+OUT_S = 10.0
+CAUSES = {
+    "raise": "rank {rank}.*: ValueError: the cause",
+    "out_of_memory": "rank {rank}.*: OutOfMemoryError: .*held at its peak",
+    "kill": "rank {rank} (of 2 failed: killed by signal 9|is gone: its process)",
+}
+
+
+@pytest.mark.parametrize("start", ["local", "torchrun"])
+@pytest.mark.parametrize(("fault", "rank"), [("raise", 1), ("kill", 0), ("kill", 1), ("out_of_memory", 1)])
+def test_a_failing_rank_ends_all_within_10_seconds_and_is_named(tmp_path, fault, rank, start):
+    """Row 9."""
+    outcome = run(tmp_path, f"run.tags=[{fault}@{rank}@3]", start=start)
+    assert outcome.status == 1, outcome.stderr
+    assert outcome.seconds < OUT_S
+    summary = outcome.summary
+    assert summary["status"] == "failed"
+    assert re.search(CAUSES[fault].format(rank=rank), summary["error"]), summary["error"]
+    if start == "local":
+        assert summary["error"] in outcome.stderr and outcome.stderr.count("Traceback") <= 1
+
+
+def test_a_rank_that_leaves_early_is_named(tmp_path):
+    """Row 10."""
+    outcome = run(tmp_path, "run.tags=[leave@1@3]")
+    assert outcome.status == 1 and outcome.seconds < OUT_S
+    assert "rank 1 is gone" in outcome.summary["error"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "rank", "start", "told"),
+    [
+        ("stop", 1, "local", r"rank 1 does not answer (its process"),
+        ("stop", 0, "torchrun", r"rank 0 does not answer (its process"),
+        ("hang", 1, "local", "rank 1 is behind the others (step 3, last collective: "),
+    ],
+)
+def test_a_standstill_is_noticed_and_every_stack_dumped(tmp_path, fault, rank, start, told):
+    """Row 10."""
+    outcome = run(tmp_path, f"run.tags=[{fault}@{rank}@3]", "launch.step_timeout_s=2", start=start)
+    assert outcome.status == 1
+    assert told in outcome.summary["error"], outcome.summary["error"]
+    assert outcome.summary["status"] == "failed"
+    for each in (0, 1):
+        stacks = outcome.log(f"rank{each}.stacks")
+        assert "most recent call first" in stacks and "_step" in stacks, each
+    assert "collectives begun, the last: " in outcome.log(f"rank{1 - rank}.stacks")
+    if fault == "hang":
+        assert "in _hang" in outcome.log("rank1.stacks")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)], ids=str
+)
+def test_a_signal_to_the_launcher_ends_all_ranks_at_one_step(tmp_path, number, status):
+    """Row 7."""
+    process = begin(tmp_path, "train.steps=100000")
+    wait_for_step(tmp_path, 3)
+    since = time.time()
+    process.send_signal(number)
+    outcome = finish(process, tmp_path, since)
+    assert outcome.status == status, outcome.stderr
+    assert (outcome.summary["status"], outcome.summary["signal"]) == ("interrupted", number)
+    ends = [re.findall(r"the last step is (\d+)", outcome.log(f"rank{each}.log")) for each in (0, 1)]
+    assert ends == [[str(outcome.summary["steps"])]] * 2
+    assert f"after step {outcome.summary['steps']}" in outcome.summary["error"]
+    assert [(outcome.folder / f"result{each}").read_text() for each in (0, 1)] == ["interrupted"] * 2
+
+
+@pytest.mark.parametrize(("step", "rank", "start"), [(3, 1, "local"), (3, 0, "local"), (3, 1, "torchrun")])
+def test_a_signal_to_one_rank_ends_all_at_one_step(tmp_path, step, rank, start):
+    """Row 7."""
+    words = ("train.steps=100000", f"run.tags=[terminate@{rank}@{step}]")
+    outcome = run(tmp_path, *words, start=start)
+    assert outcome.status == (143 if start == "local" else 1), outcome.stderr
+    assert outcome.summary["status"] == "interrupted"
+    assert outcome.summary["steps"] >= step
+
+
+@pytest.mark.parametrize("start", ["local", "torchrun"])
+def test_a_signal_in_start_up_ends_the_run(tmp_path, start):
+    """Row 7."""
+    outcome = run(tmp_path, "train.steps=100000", "run.tags=[terminate@1@0]", start=start)
+    assert outcome.status == (143 if start == "local" else 1), outcome.stderr
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    """Row 7: also while a rank hangs, so that the first signal cannot be followed."""
+    process = begin(tmp_path, "run.tags=[hang@1@3]")
+    wait_for_step(tmp_path, 2)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    since = time.time()
+    process.send_signal(signal.SIGTERM)
+    outcome = finish(process, tmp_path, since)
+    assert outcome.status == 143 and outcome.seconds < 5
+    assert outcome.summary["status"] == "interrupted" and "at once" in outcome.summary["error"]
+    assert not any(_runs(pid) for pid in workers)
+
+
+def test_the_workers_end_with_the_launcher(tmp_path):
+    process = begin(tmp_path, "train.steps=100000")
+    wait_for_step(tmp_path, 2)
+    workers = children(process.pid)
+    process.kill()
+    process.communicate(timeout=20)
+    deadline = time.time() + 10
+    while any(_runs(pid) for pid in workers) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not any(_runs(pid) for pid in workers)
+
+
+def _runs(pid: int) -> bool:
+    from zerokit.fault.board import process_state
+
+    return process_state(pid) != "gone"

@@ -1,0 +1,52 @@
+"""Signals that ask a run to end, delivered to a thread even while the main thread waits in a collective."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from typing import Any
+
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Of these the first asks to save and end, the second ends at once."""
+STACKS = signal.SIGUSR2
+"""Makes a worker write the stacks of its threads into its log folder."""
+
+
+class Signals:
+    """Reads signals from a pipe, which the interpreter's C handler fills whatever the main thread does.
+
+    Handlers can be set by the main thread only; made in another thread, the object never has a signal.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            self._before = {number: signal.signal(number, _do_nothing) for number in ASKING}
+
+    def wait(self, seconds: float) -> list[int]:
+        """The signals that come within some seconds; returns as soon as there is one, or at `wake`."""
+        if not select.select([self._reader], [], [], seconds)[0]:
+            return []
+        return [number for number in os.read(self._reader, 64) if number in ASKING]
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        os.write(self._writer, b"\0")
+
+    def close(self) -> None:
+        """Put the handlers back that were there before."""
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def _do_nothing(*_: object) -> None:
+    """Python's half of the handler: the C half has written into the pipe already."""

@@ -1,0 +1,53 @@
+"""Where a rank is: the stacks of its threads, its last collective, and NCCL's own record where there is one."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+from datetime import datetime
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from zerokit.fault.signals import STACKS
+
+FLIGHT_RECORDER = {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "TORCH_FR_DUMP_TEMP_FILE": "{folder}/nccl_trace_rank_"}
+"""NCCL records its last 2000 collectives by default; where its own timeout comes first, it shall write them down."""
+
+
+class StackFile:
+    """`logs/rankN.stacks`, which SIGUSR2 makes the process write as well, even while it is stuck in C."""
+
+    def __init__(self, folder: Path, rank: int):
+        self.path = folder / f"rank{rank}.stacks"
+        self._trace = folder / f"rank{rank}.nccl.json"
+        self._file = self.path.open("ab", buffering=0)
+        faulthandler.register(STACKS, self._file, all_threads=True)
+        for name, value in FLIGHT_RECORDER.items():
+            os.environ.setdefault(name, value.format(folder=folder))
+
+    def write(self, headline: str) -> None:
+        """Add the stacks of all threads under a headline, and NCCL's record of collectives beside them."""
+        now = datetime.now().isoformat(timespec="seconds")
+        self._file.write(f"\n{now} {headline}\n".encode())
+        faulthandler.dump_traceback(self._file, all_threads=True)
+        trace = _nccl_trace()
+        if trace:
+            self._trace.write_bytes(trace)
+
+    def close(self) -> None:
+        """Stop answering the signal; an empty file is removed."""
+        faulthandler.unregister(STACKS)
+        signal.signal(STACKS, signal.SIG_IGN)  # a late request must not end the process
+        self._file.close()
+        if self.path.stat().st_size == 0:
+            self.path.unlink()
+
+
+def _nccl_trace() -> bytes | None:
+    dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace_json", None)  # builds with NCCL only
+    if dump is None or not dist.is_initialized() or dist.get_backend() != "nccl":
+        return None
+    return dump(includeCollectives=True, onlyActive=False)
