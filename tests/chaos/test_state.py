@@ -20,10 +20,13 @@ from tests.state.faults import JournalDisk, PowerLoss
 from tests.state.killing import count_calls, outcome_after, save_steps
 from tests.state.test_training import straight_and_resumed
 from tests.state.trained import fresh, trained
+from tests.zero.models import Language
+from tests.zero.training import Case, make_optimizer, train
 from zerokit.config import registry
 from zerokit.state.errors import StateError
 from zerokit.state.folder import saved_states
 from zerokit.state.read import StateReader, verify
+from zerokit.zero.engine import Engine
 
 pytestmark = pytest.mark.chaos
 
@@ -124,7 +127,8 @@ def _same(found: dict, expected: dict) -> bool:
 def test_row_3_ten_thousand_damages(system, budget, tmp_path):
     """One state written by three systems, damaged at random: refused, harmless (values unchanged), or loaded wrong."""
     warnings.filterwarnings("ignore")
-    engine = trained(2, precision="fp32")
+    engine = Engine(Language(dim=96), make_optimizer("adamw"), stage=2)  # 1.2 MB, most of it values
+    train(engine, Case(steps=2))
     engine.save(tmp_path / "zerokit")
     _TENSORS.update(_zerokit(tmp_path / "zerokit"))
     (tmp_path / "torch.save").mkdir()

@@ -1,0 +1,83 @@
+"""Whole runs from the command line: killed and started again, started twice, started with other options."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import environment, zerokit
+from tests.state.trained import SMALL
+from zerokit.config.errors import ConfigError
+from zerokit.state.lock import locked
+from zerokit.train.metrics import read_metrics
+
+WORDS = (*SMALL, "train.steps=12", "state.every=2", "train.log_every=1", "zero=stage3")
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_row_1_a_job_that_is_killed_goes_on_when_started_again(tmp_path):
+    straight = zerokit(*WORDS, "state.every=0", "hydra.run.dir=straight", cwd=tmp_path)
+    assert straight.returncode == 0, straight.stderr
+    command = [sys.executable, "-m", "zerokit", *WORDS, "hydra.run.dir=run"]
+    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True)
+    root, deadline = tmp_path / "run" / "state", time.monotonic() + 60
+    while not (root / "step-00000004").exists() and time.monotonic() < deadline and job.poll() is None:
+        time.sleep(0.002)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    again = zerokit(*WORDS, "hydra.run.dir=run", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    first, second = summary(tmp_path / "straight"), summary(tmp_path / "run")
+    assert second["weights_sha256"] == first["weights_sha256"] and second["loss"] == first["loss"]
+    assert second["resumed_from"]["step"] >= 4 and "going on after step" in again.stdout
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("straight", "run")]
+    assert [row["trainer/step"] for row in rows[1]] == list(range(1, 13)), "every step once"
+    assert [row["train/loss"] for row in rows[1]] == [row["train/loss"] for row in rows[0]]
+
+
+def test_row_17_a_second_job_in_a_folder_is_refused(tmp_path):
+    with locked(tmp_path / "run"):
+        result = zerokit(*WORDS, "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"in use by another job (process {os.getpid()} on " in result.stderr
+    assert not (tmp_path / "run" / "config.yaml").exists(), "the first job's files are not touched"
+
+
+def test_row_17_the_lock_ends_with_the_process(tmp_path):
+    code = f"import os, pathlib, zerokit.state.lock as l\nwith l.locked(pathlib.Path({str(tmp_path)!r})): os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
+    with locked(tmp_path), pytest.raises(ConfigError, match="in use"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_row_18_another_training_is_refused_before_a_worker_starts(tmp_path):
+    first = zerokit(*WORDS, "train.steps=2", "hydra.run.dir=run", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    result = zerokit(*WORDS, "train.steps=4", "optimizer.lr=0.5", "model.layers=1", "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    for line in ("model.layers: 2 in the state, 1 here", "optimizer.lr: 0.01 in the state, 0.5 here"):
+        assert line in result.stderr
+    assert (tmp_path / "run" / "config.yaml").read_text() == config
+    finished = zerokit(*WORDS, "train.steps=2", "hydra.run.dir=run", cwd=tmp_path)
+    assert finished.returncode == 0 and summary(tmp_path / "run")["status"] == "finished", "there is nothing left to do"
+    allowed = zerokit(
+        *WORDS, "train.steps=4", "optimizer.lr=0.5", "state.allow_changed=[optimizer.lr]", "hydra.run.dir=run",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert allowed.returncode == 0, allowed.stderr
+    assert summary(tmp_path / "run")["resumed_from"]["step"] == 2
+    nowhere = zerokit(*WORDS, "state.resume=nowhere", "hydra.run.dir=other", cwd=tmp_path)
+    assert nowhere.returncode == 2 and "state.resume=nowhere: expected a state" in nowhere.stderr
