@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -50,11 +50,17 @@ def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device, backend: An
     blocks = find_blocks(model)
     for index, block in enumerate(blocks):
         block.forward = checkpointing.wrap(block.forward, index)
-    units = set(unit_modules(model, cfg.zero.units))
-    for module in dict.fromkeys([*blocks, *unit_modules(model)]) if compiled else ():
+    if compiled:
+        compile_blocks(model, cfg.zero.units, backend or cfg.train.compile_backend)
+
+
+def compile_blocks(model: nn.Module, patterns: Sequence[str] = (), backend: Any = "inductor", **options: Any) -> None:
+    """Compile every block, and other units such as a head; their hooks stay outside."""
+    units = set(unit_modules(model, patterns))
+    for module in dict.fromkeys([*find_blocks(model), *unit_modules(model)]):
         holds_units = any(inner in units for inner in module.modules() if inner is not module)
-        if not isinstance(module, nn.Embedding) and not holds_units:  # their hooks must stay outside the graph
-            module.forward = torch.compile(module.forward, backend=backend or cfg.train.compile_backend)
+        if not isinstance(module, nn.Embedding) and not holds_units:
+            module.forward = torch.compile(module.forward, backend=backend, **options)
 
 
 def numerics(cfg: Config, device: torch.device) -> Numerics:
@@ -72,18 +78,18 @@ def loss_function(engine: Engine, source: Any) -> Callable[[Tensor, Tensor], Ten
     return lambda inputs, targets: source.loss(engine(inputs), targets)
 
 
-def build_engine(
-    model: nn.Module, cfg: Config, comm: Communicator, accumulation: int, kind: Callable[..., Engine] = Engine
-) -> Engine:
-    """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say."""
-    optimizer = registry.build("optimizer", cfg.optimizer)
+def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation: int,
+                 kind: Callable[..., Engine] = Engine, groups: ParameterGroups | None = None) -> Engine:  # fmt: skip
+    """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say; `groups`, whose
+    first has a rule, take the place of what `optimizer` says."""
+    optimizer = registry.build("optimizer", cfg.optimizer) if groups is None else groups.groups[0].rule
     engine = kind(
         model,
         optimizer,
         stage=cfg.zero.stage,
         comm=comm,
         numerics=numerics(cfg, comm.device),
-        groups=parameter_groups(cfg.optimizer, optimizer, model),
+        groups=groups or parameter_groups(cfg.optimizer, optimizer, model),
         accumulation=accumulation,
         clip_norm=cfg.train.clip_norm,
         units=cfg.zero.units,

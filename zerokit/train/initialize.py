@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,7 +54,12 @@ def _typed(config: Mapping[str, Any]) -> Config:
     for key in config:
         if key not in USED:
             raise ConfigError(f"{key}: zerokit.initialize uses {', '.join(USED)}; the rest belongs to your own loop.")
-    values = DEFAULTS | dict(config)
+    return typed(config)
+
+
+def typed(config: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> Config:
+    """The configuration for a loop of one's own: blocks are compiled if asked only. others: sections beside `USED`."""
+    values = DEFAULTS | dict(config) | dict(others or {})
     for group in registry.GROUPS:
         if isinstance(values[group], str):
             values[group] = {"name": values[group]}
@@ -64,11 +70,12 @@ def _typed(config: Mapping[str, Any]) -> Config:
 def _join(cfg: Config) -> torch.device:
     if dist.is_initialized() or "WORLD_SIZE" not in os.environ:
         return device_of(cfg.launch)
-    _close_at_exit()
+    close_at_exit()
     return open_group(cfg.launch).device
 
 
-def _close_at_exit() -> None:
+@cache
+def close_at_exit() -> None:
     """Close the process group when the script ends; not after an error, as closing waits for the other ranks."""
     failed: list[bool] = []
     show = sys.excepthook

@@ -62,17 +62,21 @@ class Materializer:
                 flat[part.start : part.stop].to(unit.extra.device, torch.float32),
             )
 
-    def run(self, model: nn.Module, seed: int) -> None:
+    def run(self, model: nn.Module, seed: int, from_rank_0: bool = False) -> None:
         """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.
         A storage on the meta device has no values.
 
+        from_rank_0: a module on `meta` has its values on rank 0.
+
         Raises:
-            ValueError: a module on `meta` has parameters or buffers but no `reset_parameters`.
+            ValueError: a module on `meta` has parameters or buffers but no `reset_parameters`, or rank 0 has no values.
         """
+        if from_rank_0 and self.comm.rank == 0 and any(p.is_meta for p in model.parameters()):
+            raise ValueError("Rank 0 was to have the model's values, but it is on the meta device there.")
         written: set[nn.Parameter] = set()
         for name, module in model.named_modules() if self.storage.device.type != "meta" else ():
             own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-            if any(t.is_meta for t in own):
+            if any(t.is_meta for t in own) and not from_rank_0:
                 self._initialise(name, module, seed, written)
             else:
                 self._take(module, written)
@@ -112,13 +116,14 @@ class Materializer:
         for p in module._parameters.values():
             if p is not None and p not in written:
                 written.add(p)
-                value = p.detach().to(self.storage.device, torch.float32, copy=True)
+                value = _real(p, self.storage.device, torch.float32)
                 self.comm.broadcast(value)
                 self.write(p, value)
-                p.data = torch.empty(0, dtype=p.dtype, device=p.device)  # frees the whole weights one by one
+                if not p.is_meta:
+                    p.data = torch.empty(0, dtype=p.dtype, device=p.device)  # frees the whole weights one by one
         for key, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[key] = buffer.to(self.storage.device)
+                module._buffers[key] = _real(buffer, self.storage.device, buffer.dtype)
                 if buffer.numel():
                     self.comm.broadcast(module._buffers[key])
 
@@ -138,6 +143,13 @@ class Materializer:
             for key, p in module._parameters.items():
                 if p in replaced:
                     module._parameters[key] = replaced[p]
+
+
+def _real(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy on the device; without values if the tensor has none."""
+    if tensor.is_meta:
+        return torch.empty(tensor.shape, dtype=dtype, device=device)
+    return tensor.detach().to(device, dtype, copy=True)
 
 
 def _unset(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -157,13 +157,13 @@ class EngineState:
         stage = next(number for number, stage in STAGES.items() if stage == engine.declared)
         return {"stage": stage, "compute": str(engine.numerics.compute).removeprefix("torch.")}
 
-    def refresh(self) -> None:
+    def refresh(self, within_step: bool = False) -> None:
         """Before saving: take this moment's generators and buffers; make sure that no step is under way.
 
         Raises:
-            RuntimeError: between two micro-batches of a step.
+            RuntimeError: between two micro-batches of a step, unless `within_step` says that it may be.
         """
-        if self._engine._micro:
+        if self._engine._micro and not within_step:
             raise RuntimeError(
                 f"A state can be saved between steps only; {self._engine._micro} of {self._engine.accumulation} "
                 "micro-batches of this one are done. Call engine.step() first."
@@ -173,26 +173,34 @@ class EngineState:
     # -- saving and loading ------------------------------------------------------------------------------------------
 
     def save(self, path: Path, facts: Mapping[str, Any] | None = None, user: Any = None,
-             extra: Sequence[Piece] = (), disk: Disk | None = None) -> None:  # fmt: skip
-        """Write the state `path` and return when it is durable; see `Engine.save`. extra: more pieces of this rank."""
+             extra: Sequence[Piece] = (), disk: Disk | None = None,
+             within_step: bool = False) -> None:  # fmt: skip
+        """Write the state `path` and return when it is durable; see `Engine.save`.
+
+        extra: more pieces of this rank. within_step: also while a step is under way, whose gradients are not in it.
+        """
         check_json(user)
-        self.refresh()
+        self.refresh(within_step)
         self._comm.compute.wait(self._comm.updates.record())
         file = RankFile([*self.pieces(), *extra])
         save_state(path, file, file.stream, self.exchange, {**self.facts(), **(facts or {})}, user, disk)
 
     def load(self, path: Path, extra: Sequence[Piece] = (), optional: Sequence[str] = (), generators: bool = True,
-             manifest: Manifest | None = None) -> Manifest:  # fmt: skip
-        """Take the state `path`; see `Engine.load`.
+             manifest: Manifest | None = None, weights_only: bool = False) -> Manifest:  # fmt: skip
+        """Take the state `path`; see `Engine.load`. weights_only: with the buffers, and nothing else.
 
         extra: more pieces of this rank, left as they are where the state has none. optional: prefixes of names that
         may be missing in the state, or not be wanted here (tensors that are missing keep their values). manifest: of
         the state, if it has been verified.
         """
         manifest = manifest or verify(path, self.exchange)
+        optional = (*optional, "optimizer.") if weights_only else tuple(optional)
         wanted = self._wanted(manifest, optional)
         own = self._own_pieces(manifest, [*extra])
-        self._check(manifest, [*wanted, *own], tuple(optional), path)
+        if weights_only:
+            wanted = [piece for piece in wanted if piece.name.startswith(WEIGHT)]
+            own = [piece for piece in own if "/buffer/" in piece.name]
+        self._check(manifest, [*wanted, *own], optional, path)
         self._begin()
         with StateReader(path, manifest) as reader, torch.no_grad():
             restore(reader, [*wanted, *own])

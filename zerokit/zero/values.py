@@ -132,6 +132,11 @@ class ParameterValues:
         if values:
             self._write(values)
 
+    def compute_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and copies of the whole weights in the compute format; one unit is whole at a time."""
+        self._engine.reader.begin()
+        yield from zip(self._place, self._compute(list(self._place.values())), strict=True)
+
     # -- gradients ---------------------------------------------------------------------------------------------------
 
     def gradient(self, name: str) -> Tensor | None:

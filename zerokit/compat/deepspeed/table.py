@@ -6,7 +6,7 @@ Source: DeepSpeed 0.19, https://www.deepspeed.ai/docs/config-json.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 FORMAT = Literal["fp32", "bf16", "fp16"] | None
@@ -304,13 +304,15 @@ ALIASES = {"bfloat16": "bf16"}
 class Kind:
     """What one `type` of optimizer or scheduler becomes.
 
-    name: in zerokit's group. note: one line for people. rows: its `params`. others: the option that takes all other
-    parameters, None: there are no others. refused: why there is no such type, with the alternative.
+    name: in zerokit's group. note: one line for people. rows: its `params`. fixed: options that the type stands for.
+    others: the option that takes all other parameters, None: there are no others. refused: why there is no such type,
+    with the alternative.
     """
 
     name: str = ""
     note: str = ""
     rows: tuple[Row, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     others: str | None = None
     refused: str = ""
 
@@ -343,11 +345,83 @@ MODE = moot(
     "adam_w_mode", bool, "true, the default even of Adam: weight decay is decoupled (AdamW); false: an L2 penalty"
 )
 ADAM = (LR, *betas(), EPS, DECAY, MODE, CORRECTED, NO_AMSGRAD, CLIPPING, *KERNELS)
+DAMPENING = refused("dampening", float, "gradients enter the velocity whole", 0)
+
+
+def rate(default: float) -> Row:
+    """The learning rate, where an optimizer has another default."""
+    return replace(LR, default=default)
+
+
+SGD = (
+    rate(1e-3),
+    taken("momentum", float, "factor of the velocity", 0.0, "momentum"),
+    taken("nesterov", bool, "looks one step ahead", False, "nesterov"),
+    DECAY,
+    DAMPENING,
+    CLIPPING,
+    *KERNELS,
+)
+ADAGRAD = (
+    rate(1e-2),
+    taken("lr_decay", float, "decay of the learning rate", 0.0, "lr_decay"),
+    taken("eps", float, "added to the divisor", 1e-10, "eps"),
+    taken("initial_accumulator_value", float, "first sum of squares", 0.0, "initial"),
+    DECAY,
+    NO_AMSGRAD,
+    CLIPPING,
+    *KERNELS,
+)
+LAMB = (
+    *(LR, *betas(), EPS, DECAY, CORRECTED, NO_AMSGRAD, CLIPPING, *KERNELS),
+    taken("max_coeff", float, "largest ratio of a parameter's norm to that of its step", 10.0, "max_ratio"),
+    taken("min_coeff", float, "smallest ratio of a parameter's norm to that of its step", 0.01, "min_ratio"),
+    refused("eps_inside_sqrt", bool, "epsilon is added to the root", False),
+)
+MUON = (
+    taken("lr", float, "learning rate of matrices, and of the rest", 0.02, "lr"),
+    taken("lr", float, "of the rest", 3e-4, "adamw_lr"),
+    taken("muon_lr", float, "learning rate of matrices", LEAVE, "lr"),
+    taken("adam_lr", float, "learning rate of the rest", LEAVE, "adamw_lr"),
+    taken("momentum", float, "decay of the mean of gradients", 0.95, "momentum"),
+    taken("betas", list[float], "decay of the first moment of the rest", [0.9, 0.95], "adamw_beta1", lambda b: b[0]),
+    taken("betas", list[float], "decay of the second moment of the rest", [0.9, 0.95], "adamw_beta2", lambda b: b[1]),
+    taken("eps", float, "of the rest", 1e-10, "adamw_eps"),
+    DECAY,
+    CLIPPING,
+    moot("ns_method", str, "the quintic Newton-Schulz iteration, on the rank that owns a matrix"),
+)
+MUON_FIXED = {"scale": "original", "adamw_for": ["*embed*", "*lm_head*"]}
+ADAFACTOR = (
+    rate(1e-2),
+    taken("beta2_decay", float, "exponent of the decay of second moments", -0.8, "decay", lambda power: -power),
+    taken("d", float, "largest root mean square of a step", 1.0, "clip"),
+    DECAY,
+    CLIPPING,
+    *KERNELS,
+)
+BY_NAME = (LR, DECAY, CLIPPING, *KERNELS)
 MUP = "there is no muP here: give learning rates with optimizer.groups"
 
 OPTIMIZERS: Mapping[str, Kind] = {
     "adam": Kind("adamw", "AdamW's weight decay, as in DeepSpeed; adam_w_mode=false makes it optimizer=adam", ADAM),
     "adamw": Kind("adamw", "AdamW", ADAM),
+    "sgd": Kind("sgd", "gradient descent", SGD),
+    "adagrad": Kind("adagrad", "Adagrad", ADAGRAD),
+    "lamb": Kind("lamb", "LAMB, with norms over all shards of a parameter", LAMB),
+    "lion": Kind("lion", "Lion", (LR, *betas(), DECAY, CLIPPING, *KERNELS)),
+    "muon": Kind("muon", "Muon for matrices, AdamW for embeddings, the head and vectors", MUON, MUON_FIXED),
+    "adafactor": Kind("adafactor", "Adafactor", ADAFACTOR),
+    "adam8bit": Kind("adam8bit", "zerokit's own: AdamW with moments of 8 bits", (LR, *betas(), EPS, DECAY)),
+    "schedulefreeadamw": Kind(
+        "schedule_free_adamw", "zerokit's own: AdamW without a schedule", (LR, *betas(), EPS, DECAY)
+    ),
+    **{
+        name.lower(): Kind("torch", "torch.optim's, by name, on the shards", BY_NAME, {"type": name}, others="params")
+        for name in ("Adadelta", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop")
+    },
+    "lbfgs": Kind(refused="it evaluates the loss several times in a step; use AdamW"),
+    "sparseadam": Kind(refused="gradients are dense; use Adam"),
     "muadam": Kind(refused=MUP),
     "muadamw": Kind(refused=MUP),
     "musgd": Kind(refused=MUP),
@@ -356,7 +430,79 @@ OPTIMIZERS: Mapping[str, Kind] = {
 }
 """By type in lower case."""
 
-SCHEDULERS: Mapping[str, Kind] = {}
+
+def along(key: str, kind: Any, note: str, default: Any, auto: str = "") -> Row:
+    """A parameter of a scheduler, which zerokit's has too."""
+    return Row(key, kind, note, default, key, auto=auto)
+
+
+RATES = float | list[float]
+WARMUP = (
+    along("warmup_min_lr", RATES, "learning rate of the first step", 0.0),
+    along(
+        "warmup_max_lr", RATES | None, "learning rate after the warm-up; the optimizer's if left out", None, "optimizer"
+    ),
+    along("warmup_num_steps", int, "steps of the warm-up", 1000),
+    along("warmup_type", Literal["log", "linear"], "shape of the warm-up", "log"),
+)
+TOTAL = along("total_num_steps", int, "steps of the run, at whose end the decay ends", None)
+FIRST = moot("last_batch_iteration", int, "a state that is loaded says where the schedule goes on")
+TORCH = "torch.optim.lr_scheduler's, by name"
+
+SCHEDULERS: Mapping[str, Kind] = {
+    "LRRangeTest": Kind(
+        "lr_range_test",
+        "grows from step to step, to find the largest rate",
+        (
+            along("lr_range_test_min_lr", RATES, "first learning rate", 1e-3),
+            along("lr_range_test_step_size", int, "steps of an interval", 2000),
+            along("lr_range_test_step_rate", float, "growth per interval, in parts of the first rate", 1.0),
+            along("lr_range_test_staircase", bool, "grows between intervals only", False),
+            FIRST,
+        ),
+    ),
+    "OneCycle": Kind(
+        "one_cycle",
+        "up, down, and on down; the momentum the other way",
+        (
+            along("cycle_min_lr", RATES, "first learning rate", None),
+            along("cycle_max_lr", RATES, "largest learning rate", None),
+            along("decay_lr_rate", float, "decay per interval after the cycle", 0.0),
+            along("cycle_first_step_size", int, "steps up", 2000),
+            along("cycle_second_step_size", int | None, "steps down; as many if left out", None),
+            along("cycle_first_stair_count", int, "stairs up; 0 makes a line", 0),
+            along("cycle_second_stair_count", int | None, "stairs down; as many if left out", None),
+            along("decay_step_size", int, "steps of an interval after the cycle; 0 does not decay", 0),
+            along("cycle_momentum", bool, "the momentum (first beta) moves the other way", True),
+            along("cycle_min_mom", float, "smallest momentum", 0.8),
+            along("cycle_max_mom", float, "largest momentum", 0.9),
+            along("decay_mom_rate", float, "growth of the momentum per interval after the cycle", 0.0),
+            FIRST,
+        ),
+    ),
+    "WarmupLR": Kind("warmup", "warm-up, then constant", (*WARMUP, FIRST)),
+    "WarmupDecayLR": Kind("warmup_decay", "warm-up, then a line down to the first rate", (TOTAL, *WARMUP, FIRST)),
+    "WarmupCosineLR": Kind(
+        "warmup_cosine",
+        "warm-up, then half a cosine",
+        (
+            TOTAL,
+            along("warmup_min_ratio", float, "first learning rate, in parts of the peak", 0.0),
+            along("warmup_num_steps", int, "steps of the warm-up", 1000),
+            along("cos_min_ratio", float, "last learning rate, in parts of the peak", 1e-4),
+            along("warmup_type", Literal["log", "linear"], "shape of the warm-up", "log"),
+            FIRST,
+        ),
+    ),
+    **{
+        name: Kind("torch", TORCH, fixed={"type": name}, others="params")
+        for name in (
+            *("StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "PolynomialLR", "CyclicLR"),
+            *("OneCycleLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts"),
+        )
+    },
+    "ReduceLROnPlateau": Kind(refused="it waits for a metric; step one of your own after engine.step()"),
+}
 
 
 def optimizer_kind(name: str, params: Mapping[str, Any]) -> Kind | None:

@@ -54,11 +54,13 @@ class Translation:
 
     settings: values by key, as on the command line; the choice of a group under the group's name.
     script: values of the keys that the engine of a script acts on. notes: one per key that was given, in its order.
+    scheduler: parameters of the scheduler that were given, by DeepSpeed's names.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     script: dict[str, Any] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    scheduler: dict[str, Any] = field(default_factory=dict)
 
     def nested(self) -> dict[str, Any]:
         """The settings as `Config.from_dict` takes them."""
@@ -126,7 +128,7 @@ class _Translator:
         value = given.get(row.key, row.default)
         if value == "auto":
             value = self._resolve(row, key)
-        return value if value is None else parse_value(row.kind, value, key)
+        return value if value in (None, LEAVE) else parse_value(row.kind, value, key)
 
     def _apply(self, row: Row, key: str, given: Mapping[str, Any], group: str = "") -> None:
         """Put one row into effect; `group` is that of an optimizer's or scheduler's parameters."""
@@ -156,7 +158,7 @@ class _Translator:
             raise ConfigError(f"{key}={value} needs {value}.enabled=true; the format of weights here is {precision}.")
         if row.kind == FORMAT and precision == "fp32":
             return ""
-        converted = row.value(value)
+        converted = value if value is LEAVE else row.value(value)
         if converted is LEAVE:
             return ""
         settings[target] = converted
@@ -174,7 +176,7 @@ class _Translator:
             return self._facts.dtype == key.partition(".")[0]
         if row.auto != "optimizer":
             raise ConfigError(f"{key} is 'auto', which Hugging Face's Trainer fills in: write a value.")
-        value = (self._facts.optimizer or {}).get("lr" if row.to == "max_lr" else row.key)
+        value = (self._facts.optimizer or {}).get("lr" if row.key == "warmup_max_lr" else row.key)
         if value is None:
             raise ConfigError(f"{key} is 'auto', but there is no optimizer with a '{row.key}': write a value.")
         return value
@@ -189,6 +191,7 @@ class _Translator:
         kind = _kind(group, name, params)
         self._result.settings[group] = kind.name
         self._result.notes.append(Note(f"{group}.type", name, f"{group}={kind.name}", kind.note))
+        self._result.settings |= {f"{group}.{key}": value for key, value in kind.fixed.items()}
         known = dict.fromkeys(row.key for row in kind.rows)
         others = {key: value for key, value in params.items() if key not in known}
         if kind.others is None:
@@ -198,6 +201,9 @@ class _Translator:
             self._result.settings[f"{group}.{kind.others}"] = others
         for row in kind.rows:
             self._apply(row, f"{group}.params.{row.key}", params, group)
+        if group == "scheduler":
+            own = {row.key: self._value(row, f"{group}.params.{row.key}", params) for row in kind.rows}
+            self._result.scheduler = others | {key: own[key] for key in params if key in own}
         if group == "optimizer":
             self._result.settings["optimizer.decay_norms_and_biases"] = True
 
@@ -206,7 +212,7 @@ def _kind(group: str, name: str, params: Mapping[str, Any]) -> Kind:
     kind = optimizer_kind(name, params) if group == "optimizer" else SCHEDULERS.get(name)
     if kind is None:
         near = suggestion(name if group == "scheduler" else name.lower(), KINDS[group])
-        raise ConfigError(f"{group}.type={name}: neither DeepSpeed nor PyTorch has such an {group}.{near}")
+        raise ConfigError(f"{group}.type={name}: neither DeepSpeed nor PyTorch has this {group}.{near}")
     if kind.refused:
         raise ConfigError(f"{group}.type={name} is not supported: {kind.refused}.")
     return kind

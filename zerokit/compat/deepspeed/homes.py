@@ -1,0 +1,35 @@
+"""Which engine a parameter belongs to, for functions that scripts call with a parameter alone."""
+
+from __future__ import annotations
+
+import weakref
+from typing import NamedTuple
+
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from zerokit.zero.engine import Engine
+
+
+class Home(NamedTuple):
+    """An engine, and a parameter's name in it."""
+
+    engine: Engine
+    name: str
+
+
+_homes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def add(engine: Engine) -> None:
+    """Note the parameters of an engine."""
+    for unit in engine.units:
+        for name, parameter in zip(unit.names, unit.parameters, strict=True):
+            _homes[parameter] = (weakref.ref(engine), name)
+
+
+def home_of(parameter: nn.Parameter) -> Home | None:
+    """Where a parameter belongs; None before `initialize`."""
+    reference, name = _homes.get(parameter, (lambda: None, ""))
+    engine = reference()
+    return None if engine is None else Home(engine, name)
