@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zerokit.compat.deepspeed.table import LEAVE, OPTIMIZERS, ROWS, SCHEDULERS, Kind, Row, optimizer_kind
+from zerokit.compat.deepspeed.table import LEAVE, OPTIMIZERS, ROWS, Kind, Row, optimizer_kind
 from zerokit.compat.deepspeed.translation import Facts, translate
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
@@ -232,7 +232,7 @@ def test_every_type_of_optimizer_and_scheduler(group, name, kind: Kind):
         if not row.to:
             continue
         assert hasattr(options(), row.to), f"{kind.name} has no option {row.to}"
-        value = VALUES[row.key] if row.key in VALUES else 0.5
+        value = VALUES.get(row.key, 0.5)
         if row.kind is bool:
             value = not row.default
         settings = translate({group: {"type": name, "params": {**required, row.key: value}}}).settings

@@ -47,7 +47,7 @@ def _everything(translation: Translation, source: str) -> str:
             *("  " + ("  " if index else "") + line + " \\" for index, line in enumerate(command[:-1])),
             ("    " if len(command) > 1 else "  ") + command[-1],
             "",
-            f"Or experiment={name}, with this as experiment/{name}.yaml in a --config-dir:",
+            f"As experiment={name}: experiment/{name}.yaml in a --config-dir:",
             "",
             _yaml(translation),
         ]

@@ -21,7 +21,7 @@ from zerokit.train.loader import Loader
 from zerokit.train.trainer import Trainer
 from zerokit.zero.engine import Engine
 from zerokit.zero.materialize import build_on_meta
-from zerokit.zero.numerics import Numerics
+from zerokit.zero.numerics import Numerics, ParameterGroups
 from zerokit.zero.partition import find_blocks, unit_modules
 
 log = logging.getLogger(__name__)

@@ -7,17 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zerokit.compat.deepspeed.table import (
-    ALIASES,
-    FORMAT,
-    LEAVE,
-    OPTIMIZERS,
-    ROWS,
-    SCHEDULERS,
-    Kind,
-    Row,
-    optimizer_kind,
-)
+from zerokit.compat.deepspeed.rows import FORMAT, LEAVE, Kind, Row
+from zerokit.compat.deepspeed.table import ALIASES, OPTIMIZERS, ROWS, SCHEDULERS, optimizer_kind
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.parse import parse_value, spell
 
