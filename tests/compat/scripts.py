@@ -40,7 +40,7 @@ def make(stage: int = 2, optimizer: Callable | None = None, model: nn.Module | N
         "gradient_clipping": 0,
     }
     if optimizer is None:
-        values["optimizer"] = {"type": "Adam", "params": {"lr": 0.01}}
+        values["optimizer"] = config.pop("json_optimizer", {"type": "Adam", "params": {"lr": 0.01}})
     arguments = {key: config.pop(key) for key in ("model_parameters", "lr_scheduler", "training_data") if key in config}
     client = None if optimizer is None else optimizer(model.parameters())
     return deepspeed.initialize(model=model, optimizer=client, config=values | config, **arguments)

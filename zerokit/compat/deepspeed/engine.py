@@ -118,12 +118,12 @@ class DeepSpeedEngine(nn.Module):
         self._skipped_before.copy_(self.engine.steps_skipped)
         self.engine.step()
         self._applied = None
+        _mark_stepped(self.optimizer)
         self.global_steps += 1
         self.global_samples += self._batch.global_
         if self.lr_scheduler is not None:
             # Only the device knows whether the step was skipped, and the schedule must not go on if it was.
             if self.was_step_applied():
-                _mark_stepped(self.optimizer)
                 self.lr_scheduler.step(**lr_kwargs)
             else:
                 self.engine.check()

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from zerokit.compat.deepspeed.log import tell, warn
 from zerokit.state.disk import Disk, remove_tree
+from zerokit.state.piece import NAMES
+from zerokit.state.rankfile import header, view_bytes
 from zerokit.state.read import StateReader, verify
 
 if TYPE_CHECKING:
@@ -163,13 +165,20 @@ def save_model(engine: DeepSpeedEngine, path: Path, exclude_frozen: bool) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.name}.new")
         if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
-
-            save_file({name: value.clone().contiguous() for name, value in weights.items()}, draft)
+            _write_safetensors(weights, draft)
         else:
             torch.save(weights, draft)
         os.replace(draft, path)
     engine.engine.state.exchange.gather(None)
+
+
+def _write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    entries = [(name, NAMES[value.dtype], tuple(value.shape), value.nbytes) for name, value in weights.items()]
+    with open(path, "wb") as file:
+        file.write(header(entries, {"format": "pt"}))
+        for value in weights.values():
+            value = value.contiguous()
+            file.write(view_bytes(value))
 
 
 def fp32_weights(folder: str | Path, tag: str | None = None) -> dict[str, Tensor]:

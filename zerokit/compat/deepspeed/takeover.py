@@ -71,7 +71,7 @@ def choices(optimizer: torch.optim.Optimizer) -> list[Choice]:
     Raises:
         ConfigError: the optimizer cannot work on shards, naming it and the alternative.
     """
-    if any(optimizer.state.values()):
+    if any(float(state.get("step", 1)) > 0 for state in optimizer.state.values() if state):
         raise ConfigError(
             f"optimizer={type(optimizer).__name__} has taken steps already; give initialize() a new one, and load a "
             "state with load_checkpoint()."
