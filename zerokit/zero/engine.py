@@ -58,15 +58,13 @@ class Engine:
         peers: bool = False,
         compile_update: bool | None = None,
         transient_gradients: bool | None = None,
-        from_rank_0: bool = False,
     ):
         """Divide the model's state. The keywords mean what the config keys of the same names mean.
 
         comm: the ranks and their device (by default all ranks, on the CPU). groups: which parameters share
         hyperparameters. seed: of first weights on the meta device. peers: transport by peer memory where possible.
         compile_update: run the optimizer as one compiled kernel; transient_gradients: give the memory of gradients to
-        activations from the update to the next backward pass (both by default on a GPU). from_rank_0: rank 0 alone has
-        the model's values, on the others it may be on the meta device.
+        activations from the update to the next backward pass (both by default on a GPU).
 
         Raises:
             ValueError: nothing to train; a pattern of `units` matches nothing; a module cannot initialise itself.
@@ -99,7 +97,7 @@ class Engine:
             tables=[unit for unit in self.units if is_table(unit)],
             transient=self.device.type == "cuda" if transient_gradients is None else transient_gradients,
         )
-        Materializer(self.storage, master, self.comm).run(model, seed, from_rank_0)
+        Materializer(self.storage, master, self.comm).run(model, seed)
         self.gatherer = Gatherer(self.units, self.stage, self.comm, prefetch)
         self.gradient_norm = GradientNorm(self.storage, self.comm)
         self.reducer = Reducer(

@@ -62,21 +62,21 @@ class Materializer:
                 flat[part.start : part.stop].to(unit.extra.device, torch.float32),
             )
 
-    def run(self, model: nn.Module, seed: int, from_rank_0: bool = False) -> None:
+    def run(self, model: nn.Module, seed: int | None) -> None:
         """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.
         A storage on the meta device has no values.
 
-        from_rank_0: a module on `meta` has its values on rank 0.
+        seed: of modules on `meta`; None if they have their values on rank 0.
 
         Raises:
             ValueError: a module on `meta` has parameters or buffers but no `reset_parameters`, or rank 0 has no values.
         """
-        if from_rank_0 and self.comm.rank == 0 and any(p.is_meta for p in model.parameters()):
+        if seed is None and self.comm.rank == 0 and any(p.is_meta for p in model.parameters()):
             raise ValueError("Rank 0 was to have the model's values, but it is on the meta device there.")
         written: set[nn.Parameter] = set()
         for name, module in model.named_modules() if self.storage.device.type != "meta" else ():
             own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-            if any(t.is_meta for t in own) and not from_rank_0:
+            if any(t.is_meta for t in own) and seed is not None:
                 self._initialise(name, module, seed, written)
             else:
                 self._take(module, written)

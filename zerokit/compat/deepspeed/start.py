@@ -193,8 +193,8 @@ def _inner(model: nn.Module, setup: Setup, division: Division) -> Engine:
     two_formats = getattr(options, "reduce_dtype", None) != getattr(options, "accumulate_dtype", None)
     # A script may use more micro-batches than it says (no_sync): their sums need the format of sums.
     accumulation = max(setup.batch.accumulation, 2 if two_formats else 1)
-    from_rank_0 = take_values_on_rank_0()
-    return build_engine(model, cfg, ranks, accumulation, division.groups, from_rank_0=from_rank_0)
+    own = {"seed": None} if take_values_on_rank_0() else {}
+    return build_engine(model, cfg, ranks, accumulation, lambda *a, **k: Engine(*a, **{**k, **own}), division.groups)
 
 
 # -- schedulers ------------------------------------------------------------------------------------------------------
