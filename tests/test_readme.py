@@ -13,19 +13,25 @@ import sys
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft7Validator
+from omegaconf import OmegaConf
 
 from tests.commands import ROOT, environment
 from zerokit.cli.help import GROUPS
+from zerokit.config.json_schema import config_schema
 from zerokit.config.paths import CONF, choices
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = FENCE.findall(README)
 COMMAND_LANGUAGES = ("sh", "bash", "console")
-OTHER_LANGUAGES = ("python", "text")
+OTHER_LANGUAGES = ("python", "text", "yaml")
 SCRIPTS = {code.partition("\n")[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
 """Python blocks by file name, which is their first line."""
-NOT_TRAINING = ("help", "report", "state", "export", "--help", "--cfg", "--info", "--plot-schedule")
+NOT_TRAINING = (
+    "help", "report", "state", "export", "schema", "completion", "doctor", "dashboard", "--help", "--cfg", "--info",
+    "--plot-schedule",
+)  # fmt: skip
 
 SHORT = ("train.steps=2", "train.log_every=1", "train.eval_batches=1", "train.sample_tokens=0", "data.seq_len=32")
 SMALL = ("model.dim=32", "model.layers=1", "model.heads=4")
@@ -119,6 +125,10 @@ def test_a_command_runs(command, here, request):
     if words[0] == "make":
         assert execute(["make", "-n", "-C", str(ROOT), *words[1:]], here)
         return
+    if words[0] == "eval":  # a shell's own; what it evaluates is a command of ours
+        start, arguments = python_words(shlex.split(words[1].removeprefix("$(").removesuffix(")")), here)
+        execute(["bash", "-c", execute([*start, *arguments], here)], here)
+        return
     if words[:3] == ["python", "-m", "bench.compare"]:
         from bench.compare import arguments
 
@@ -150,6 +160,12 @@ def test_blocks_are_of_a_known_language():
 def test_every_python_block_is_run_by_a_command():
     assert all(re.fullmatch(r"\w+\.py", name) for name in SCRIPTS), "a Python block begins with `# NAME.py`"
     assert set(SCRIPTS) <= {word for command in commands() for word in shlex.split(command)}
+
+
+def test_yaml_blocks_fit_the_schema_they_name():
+    for code in [code for language, code in BLOCKS if language == "yaml"]:
+        assert code.startswith("# yaml-language-server: $schema=schemas/config.schema.json\n")
+        Draft7Validator(config_schema()).validate(OmegaConf.to_container(OmegaConf.create(code)))
 
 
 def test_links_lead_somewhere():

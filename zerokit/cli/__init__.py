@@ -15,6 +15,8 @@ COMMANDS = {
     "state": "zerokit.cli.state:main",
     "export": "zerokit.cli.export:main",
     "convert": "zerokit.cli.convert:main",
+    "schema": "zerokit.cli.schema:main",
+    "completion": "zerokit.cli.completion:main",
     "help": "zerokit.cli.help:main",
 }
 """Where each command is; every one takes its arguments as a list of words and returns the exit status."""

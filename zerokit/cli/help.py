@@ -47,6 +47,8 @@ Usage
   zerokit export FOLDER [TO]                       its newest weights, as
                                                    safetensors and config.json
   zerokit convert ds_config.json                   a DeepSpeed file in our words
+  zerokit schema [GROUP | --write FOLDER]          JSON Schema, for editors
+  zerokit completion bash                          completion in the shell
   `python -m zerokit` is the same command.
 """
 
@@ -99,9 +101,9 @@ def main(words: list[str]) -> int:
 
 def _overview() -> str:
     lines = [USAGE, "Groups (* is the default)"]
-    chosen = _defaults()
+    chosen = default_choices()
     for group, meaning in GROUPS.items():
-        names = [f"{name}*" if name == chosen.get(group) else name for name in _names(group)]
+        names = [f"{name}*" if name == chosen.get(group) else name for name in all_choices(group)]
         lines += [f"  {group:<14} {meaning}", *_wrapped(" ".join(names), 17)]
     lines += ["", "Options used most (zerokit help train shows all)"]
     lines += [f"  {line}" for line in _most_used()]
@@ -120,9 +122,9 @@ def _most_used() -> list[str]:
 
 
 def _group(group: str) -> str:
-    chosen = _defaults().get(group)
+    chosen = default_choices().get(group)
     lines = [f"{group}: {GROUPS[group]}", ""]
-    for name in _names(group):
+    for name in all_choices(group):
         comment = _comments(CONF / group / f"{name}.yaml")
         mark = " (default)" if name == chosen else ""
         lines += [f"  {group}={name}{mark}", *_wrapped(comment[0] if comment else "", 6)]
@@ -132,16 +134,22 @@ def _group(group: str) -> str:
 def _choice(group: str, name: str) -> str:
     if group not in GROUPS:
         raise ConfigError(f"There is no group '{group}'.{suggestion(group, GROUPS)} Groups: {', '.join(GROUPS)}.")
-    if name not in _names(group):
-        names = _names(group)
+    if name not in all_choices(group):
+        names = all_choices(group)
         hint = suggestion(name, names, f"{group}=")
         raise ConfigError(f"{group}={name}: there is no such {group}.{hint} Choices: {', '.join(names)}.")
     file = CONF / group / f"{name}.yaml"
     if group in ("experiment", "debug"):
         return file.read_text().rstrip()
-    values = (_load(file) or {}) if file.exists() else {"name": name}
-    kind = SECTIONS[group] if group in SECTIONS else registry.options_type(group, values.pop("name"))
+    kind, values = options_of(group, name)
     return "\n".join([f"{group}={name}", *_comments(file), "", *_options(group, kind, values)])
+
+
+def options_of(group: str, name: str) -> tuple[type, dict[str, Any]]:
+    """Return the dataclass of a choice's options and the values that its YAML file gives."""
+    file = CONF / group / f"{name}.yaml"
+    values = (_load(file) or {}) if file.exists() else {"name": name}
+    return SECTIONS[group] if group in SECTIONS else registry.options_type(group, values.pop("name")), values
 
 
 def _section(section: str) -> str:
@@ -159,13 +167,14 @@ def _options(section: str, kind: type, values: dict[str, Any]) -> list[str]:
     return lines or ["  no options"]
 
 
-def _names(group: str) -> list[str]:
+def all_choices(group: str) -> list[str]:
     """Return the YAML files of a group and the components that were registered outside zerokit."""
     added = registry.added(group) if group in registry.GROUPS else []
     return [*choices(group), *(name for name in added if name not in choices(group))]
 
 
-def _defaults() -> dict[str, str]:
+def default_choices() -> dict[str, str]:
+    """Return the choice of each group in config.yaml."""
     entries = [entry for entry in _load(CONF / "config.yaml")["defaults"] if isinstance(entry, dict)]
     return {group: name for entry in entries for group, name in entry.items()}
 
