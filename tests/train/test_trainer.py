@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +55,9 @@ class StubEngine:
 
     def check(self) -> None:
         self.checks += 1
+
+    def evaluating(self):
+        return nullcontext()
 
 
 class Source:

@@ -52,6 +52,12 @@ class DryCommunicator(Communicator):
         self.count("reduce_scatter", full.nbytes)
         self._ring(full.nbytes, 1)
 
+    def all_to_all(self, result: Tensor, given: Tensor, taken_splits: list[int], given_splits: list[int]) -> None:
+        """Takes the time of an exchange of parts."""
+        if self.world > 1:
+            self.count("all_to_all", given.nbytes)
+            self._ring(max(given.nbytes, result.nbytes), 1)
+
     def all_reduce(self, tensor: Tensor, kind: str = "all_reduce", maximum: bool = False) -> None:
         """Takes the time of an all-reduce."""
         if self.world > 1:

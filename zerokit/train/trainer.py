@@ -240,7 +240,7 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Mean loss over held-out samples; empty where there are none."""
-        with evaluating(self.engine.module):
+        with evaluating(self.engine.module), self.engine.evaluating():
             batches = self.loader.held_out(self.options.eval_batches)
             losses = [self.loss(inputs, targets).float() for inputs, targets in batches]
         if not losses:

@@ -303,6 +303,6 @@ def _sample(trainer: Trainer, cfg: Config) -> str | None:
 
     prompt = list(PROMPTS[info.vocab_size].encode()) if info.vocab_size in PROMPTS else [0]
     engine, options = trainer.engine, cfg.train
-    with evaluating(engine.module):
+    with evaluating(engine.module), engine.evaluating():
         tokens = generate(engine, prompt, options.sample_tokens, 0.7, options.seed, info.seq_len, engine.device)
     return source.decode(prompt + tokens)

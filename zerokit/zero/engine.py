@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from zerokit.comm import Communicator
+from zerokit.zero.evaluation import EvaluationWeights
 from zerokit.zero.gather import Gatherer
 from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
 from zerokit.zero.hooks import Hooks
@@ -108,6 +109,7 @@ class Engine:
         compiled = self.device.type == "cuda" if compile_update is None else compile_update
         self._update = Update(self.storage, ruled, master, self.comm, compiled)
         self.reader = WeightReader(self)
+        self._evaluation = EvaluationWeights(self)
         self._make_counters()
         self._counts = True  # micro-batches are counted, as nobody said which is the last
         self.zero_grad()
@@ -350,10 +352,18 @@ class Engine:
     def full_state_dict(self, rank0_only: bool = False) -> Mapping[str, Tensor]:
         """The whole fp32 weights by name, on the CPU: the same on every rank, or on rank 0 with nothing on the others.
 
-        On the device one unit is whole at a time. A collective.
+        On the device one unit is whole at a time. They are those of `evaluating`. A collective.
         """
         keep = self.comm.rank == 0 or not rank0_only
-        return {name: value.cpu().clone() for name, value in self.whole_weights() if keep}
+        with self.evaluating():
+            return {name: value.cpu().clone() for name, value in self.whole_weights() if keep}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The weights to evaluate and export, where the optimizer trains others (schedule_free_adamw): in the model for
+        the time of the block, in which nothing may be trained. Costs a copy of this rank's weights; a collective."""
+        with self._evaluation.shown():
+            yield
 
     def load_full_state_dict(self, weights: Mapping[str, Tensor], strict: bool = True) -> None:
         """Take whole weights by name, the same on every rank; any mapping that yields them one by one will do. The

@@ -93,10 +93,12 @@ class States:
             name: torch.full((self._place(state),), _first(state), dtype=getattr(torch, state.dtype), device=device)
             for name, state in declared.items()
         }
-        self.kept = {
-            name: torch.tensor([r.kept.get(name, 0.0) for r in rules], dtype=torch.float64, device=device)
-            for name in dict.fromkeys(name for rule in rules for name in rule.kept)
-        }
+        self.kept: dict[str, Tensor] = {}
+        for index, rule in enumerate(rules):
+            for name, value in rule.kept.items():
+                if name not in self.kept:
+                    self.kept[name] = torch.zeros(len(rules), dtype=torch.float64, device=device)
+                self.kept[name][index] = value
 
     def _place(self, state: State) -> int:
         """Note where each part of a state begins in its arena; the arena's length."""

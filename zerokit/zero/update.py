@@ -47,6 +47,7 @@ class Rule(Protocol):
     kept: Mapping[str, float]
     tables: Mapping[str, Sequence[float]]
     compiles: bool
+    evaluate: Callable | None
 
     def scalars(self, now: Now) -> dict[str, Tensor]:
         """What is the same for all elements of a group."""
@@ -135,13 +136,18 @@ class Update:
 
     def _start_states(self, storage: Storage) -> None:
         """Copy the first weights into states that start as them."""
-        for part in (part for parts in self._parts.values() for part in parts):
-            for state, values in zip(divided(self.groups[part.group].rule.states), part.state, strict=True):
+        for part, rule in self.parts():
+            for state, values in zip(divided(rule.states), part.state, strict=True):
                 if state.initial == "parameter":
                     values.copy_(self.master.load(part.weight, part.extra))
 
     def _compile(self, function: Callable, rule: Rule) -> Callable:
         return torch.compile(function, dynamic=True, options=EXACT) if self.compiled and rule.compiles else function
+
+    def parts(self) -> Iterator[tuple[Part, Rule]]:
+        """All that this rank updates, and by which rule."""
+        for part in (part for parts in self._parts.values() for part in parts):
+            yield part, self.groups[part.group].rule
 
     @staticmethod
     def _cut(storage: Storage, unit: Unit, region: Region) -> Iterator[Part]:

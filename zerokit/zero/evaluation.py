@@ -1,0 +1,67 @@
+"""Weights to evaluate and export, where an optimizer trains others: such as the averages of schedule-free training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from zerokit.zero.engine import Engine
+
+
+class EvaluationWeights:
+    """Puts an engine's evaluation weights in place of those in training, and these back bit for bit.
+
+    Meanwhile a copy of this rank's weights is kept. Does nothing for optimizers whose rules have no `evaluate`.
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        update = engine._update
+        self._parts = [(part, rule.evaluate) for part, rule in update.parts() if rule.evaluate is not None]
+        self._open = False
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """The evaluation weights are there for the time of the block. A collective."""
+        started = bool(self._parts) and not self._open
+        if not started:
+            yield
+            return
+        self._open = True
+        kept = self._replace()
+        try:
+            yield
+        finally:
+            self._restore(kept)
+            self._open = False
+
+    @torch.no_grad()
+    def _replace(self) -> list:
+        engine, kept = self._engine, []
+        engine.reader.begin()
+        master = engine._update.master
+        for part, evaluate in self._parts:
+            kept.append((part.weight.clone(), None if part.extra is None else part.extra.clone()))
+            master.store(part.weight, part.extra, evaluate(master.load(part.weight, part.extra), part.state))
+        self._changed()
+        return kept
+
+    @torch.no_grad()
+    def _restore(self, kept: list) -> None:
+        self._engine.reader.begin()
+        for (part, _), (weight, extra) in zip(self._parts, kept, strict=True):
+            part.weight.copy_(weight)
+            if extra is not None:
+                part.extra.copy_(extra)
+        self._changed()
+        self._engine.gatherer.finish()
+
+    def _changed(self) -> None:
+        """Shards have been written on the compute stream: gathers follow it."""
+        for unit in self._engine.storage.trainable:
+            unit.updated = self._engine.comm.compute.record()
+        self._engine.gatherer.weights_changed()
