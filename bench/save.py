@@ -163,6 +163,8 @@ def main(words: list[str] | None = None) -> None:
         dist.destroy_process_group()
         return
     base = None if options.folder is None else str(options.folder.resolve())
+    if base is not None:
+        os.makedirs(base, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="bench-save-", dir=base)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.nproc)]
     try:

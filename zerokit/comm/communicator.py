@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,17 @@ from zerokit.comm.stream import COMMUNICATION, UPDATE, Stream
 # torch 2.13 renamed both; 2.11 has the older names only
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+@lru_cache(maxsize=1)
+def _make_groups(world: dist.ProcessGroup, timeout_s: float | None) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+    timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
+    return dist.new_group(timeout=timeout), dist.new_group(timeout=timeout)
+
+
+def _side_groups(timeout_s: float | None) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+    """Two process groups of all ranks, made once: each holds memory of the GPU for good."""
+    return _make_groups(dist.group.WORLD, timeout_s)
 
 
 class Communicator:
@@ -33,9 +45,7 @@ class Communicator:
         self.world = dist.get_world_size() if ready else 1
         self.rank = dist.get_rank() if ready else 0
         separate = device.type == "cuda" and self.world > 1
-        timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
-        self._gather_group = dist.new_group(timeout=timeout) if separate else None
-        self._reduce_group = dist.new_group(timeout=timeout) if separate else None
+        self._gather_group, self._reduce_group = _side_groups(timeout_s) if separate else (None, None)
         self.compute = Stream(device, current=True)
         self.gathers = Stream(device, priority=COMMUNICATION)
         self.reductions = Stream(device, priority=COMMUNICATION)

@@ -74,6 +74,7 @@ class Reducer:
     def finish(self) -> None:
         """Make later work on the compute stream see every reduced gradient."""
         self.comm.compute.wait(self._done)
+        self._wire.finish()
 
     def _check_used(self, unit: Unit, gradients: list) -> None:
         gathered = self.storage.weight_slots or self.comm.device.type == "cuda"

@@ -8,6 +8,7 @@ with fp32 sums.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -61,6 +62,9 @@ class CollectiveWire:
         if present:
             apply = torch._foreach_add_ if accumulate else torch._foreach_copy_
             apply(*map(list, zip(*present, strict=True)))
+
+    def finish(self) -> None:
+        """Nothing is held for transfers: gradients were copied."""
 
     def forget_events(self) -> None:
         """Drop the events of the buffers, which are done."""
@@ -143,6 +147,7 @@ class PeerWire:
                 start += size * (comm.world - 1)
         self._turn = dict.fromkeys(self._rings, 0)
         self._reductions = 0
+        self._sent: deque[_Landing] = deque()
         self._plans = {unit: [_plan(unit, rank) for rank in range(comm.world)] for unit in storage.trainable}
 
     @staticmethod
@@ -156,6 +161,11 @@ class PeerWire:
         landing = ring[self._turn[ring_of(unit)] % len(ring)]
         self._turn[ring_of(unit)] += 1
         self._comm.compute.wait(landing.free)
+        if len(self._sent) == 2:  # their gradients may go: by now these transfers hardly keep anybody waiting
+            done = self._sent.popleft()
+            self._comm.compute.wait(done.free)
+            done.held = []
+        self._sent.append(landing)
         pairs = zip(gradients, unit.parameters, strict=True)
         flat = [(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in pairs]
         landing.held = flat
@@ -172,11 +182,16 @@ class PeerWire:
             landing.free = stream.record()
         self._comm.count("reduce_scatter", unit.layout.total * flat[0].element_size())
 
+    def finish(self) -> None:
+        """Let go of the gradients that were sent: compute follows every transfer."""
+        while self._sent:
+            self._sent.popleft().held = []
+
     def forget_events(self) -> None:
-        """Drop the events of the landing places, which are done, and the gradients held for them."""
+        """Drop the events of the landing places, which are done."""
         for ring in self._rings.values():
             for landing in ring:
-                landing.free, landing.held = None, []
+                landing.free = None
 
     def _send(self, unit: Unit, flat: list[Tensor], landing: _Landing) -> None:
         world, rank = self._comm.world, self._comm.rank
