@@ -237,8 +237,9 @@ def test_none_tracks_nothing(tmp_path):
 
 def test_listing_the_trackers_imports_neither_wandb_nor_torch():
     code = (
-        "import sys; from zerokit.config.registry import names; assert names('tracker') == ['none', 'wandb'];"
-        "assert not {'torch', 'wandb'} & set(sys.modules)"
+        "import sys; from zerokit.config.registry import names;"
+        "assert names('tracker') == ['none', 'tensorboard', 'wandb'];"
+        "assert not {'torch', 'wandb', 'tensorboard'} & set(sys.modules)"
     )
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from glob import glob
+from importlib.util import find_spec
 from pathlib import Path
 
 from zerokit.config import registry
@@ -29,6 +30,7 @@ def check(config: Config) -> None:
     _check_schedule(config)
     _check_data(config)
     _check_profile(config)
+    _check_tracker(config)
 
 
 def _check_batch(config: Config) -> None:
@@ -46,6 +48,11 @@ def _check_schedule(config: Config) -> None:
         registry.build("scheduler", config.scheduler, total_steps=config.train.steps, peak_lr=peak_lr)
     except ValueError as error:
         raise ConfigError(f"{error} See train.steps={config.train.steps}.") from error
+
+
+def _check_tracker(config: Config) -> None:
+    if config.tracker.name == "tensorboard" and find_spec("tensorboard") is None:
+        raise ConfigError("tracker=tensorboard needs a package: pip install 'zerokit[tensorboard]'.")
 
 
 def _check_profile(config: Config) -> None:

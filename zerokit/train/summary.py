@@ -23,6 +23,7 @@ FILES = {
     "config": "config.yaml",
     "logs": "logs",
     "wandb": "wandb",
+    "tensorboard": "tensorboard",
     "profile": "profile",
 }
 
