@@ -23,10 +23,11 @@ ALLOWED = {
     "fault": set(),
     "train": BASE | COMPONENTS | {"comm", "zero", "state", "report", "fault"},
     "estimate": BASE | COMPONENTS | {"comm", "zero", "train"},
+    "doctor": BASE | {"comm", "tracker", "train.metrics", "train.peak"},
     "launch": BASE | {"comm", "fault", "train.summary", "state.lock", "state.resume"},
     "sweep": BASE
     | {"launch", "report", "state.folder", "train.console", "train.metrics", "train.panel", "train.summary"},
-    "cli": BASE | {"estimate", "launch", "report", "state", "sweep", "train", "compat"},
+    "cli": BASE | {"doctor", "tracker", "estimate", "launch", "report", "state", "sweep", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},
     "__init__": BASE | {"cli", "train"},

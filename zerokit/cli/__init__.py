@@ -15,6 +15,8 @@ COMMANDS = {
     "state": "zerokit.cli.state:main",
     "export": "zerokit.cli.export:main",
     "convert": "zerokit.cli.convert:main",
+    "doctor": "zerokit.cli.doctor:main",
+    "dashboard": "zerokit.cli.dashboard:main",
     "schema": "zerokit.cli.schema:main",
     "completion": "zerokit.cli.completion:main",
     "help": "zerokit.cli.help:main",

@@ -200,5 +200,6 @@ ARGUMENTS: dict[str, Callable[[list[str], str], Iterable[str]]] = {
     "help": _names,
     "schema": _schemas,
     "completion": _fixed("bash"),
+    "dashboard": _fixed("--dry-run", "--name"),
 }
 """What follows a command, from the words before and the word at the cursor; the other commands take files."""

@@ -47,6 +47,9 @@ Usage
   zerokit export FOLDER [TO]                       its newest weights, as
                                                    safetensors and config.json
   zerokit convert ds_config.json                   a DeepSpeed file in our words
+  zerokit doctor [--quick] [FOLDER]                what this machine has, and
+                                                   what would go wrong
+  zerokit dashboard PROJECT [--dry-run]            a W&B workspace for its runs
   zerokit schema [GROUP | --write FOLDER]          JSON Schema, for editors
   zerokit completion bash                          completion in the shell
   `python -m zerokit` is the same command.

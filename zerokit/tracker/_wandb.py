@@ -73,7 +73,7 @@ class WandbTracker:
         mode = os.environ.get("WANDB_MODE", "")
         if mode in MODES:
             return mode
-        return "online" if _has_key(wandb) else "offline"
+        return "online" if has_key(wandb) else "offline"
 
     def _init(self, wandb: Any, mode: str) -> Any:
         info = self._info
@@ -117,7 +117,7 @@ def _define_axes(run: Any) -> None:
     run.define_metric("*", step_metric="trainer/step")
 
 
-def _has_key(wandb: Any) -> bool:
+def has_key(wandb: Any) -> bool:
     """Whether W&B would find credentials, so that it never asks for them on the terminal."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
