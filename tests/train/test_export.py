@@ -16,6 +16,7 @@ from tests.state.trained import SMALL
 from zerokit.comm import Communicator
 from zerokit.state import export as written
 from zerokit.state.errors import DamagedState, StateError
+from zerokit.state.read import StateReader, verify
 from zerokit.train.assemble import assemble
 from zerokit.train.export import export
 from zerokit.train.worker import open_state
@@ -82,6 +83,18 @@ def test_other_models_keep_their_names(tmp_path):
     assert tensors.keys() == weights.keys()
     assert all(torch.equal(tensors[name], value.bfloat16()) for name, value in weights.items())
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model"]["dim"] == 16
+
+
+def test_an_optimizer_that_evaluates_other_weights_exports_those(tmp_path):
+    trainer, state = saved(tmp_path, *SMALL, "optimizer=schedule_free_adamw", "train.steps=4")
+    export(state, tmp_path / "model")
+    tensors, trained = load_file(tmp_path / "model" / "model.safetensors"), trainer.engine.full_state_dict()
+    manifest = verify(state)
+    with StateReader(state, manifest) as reader:
+        for name, value in trained.items():
+            base = reader.tensor(f"optimizer.{trainer.engine.optimizer.states[0].name}/{name}")
+            average = value.lerp(base, 1 - 1 / trainer.engine.optimizer.options.beta1)
+            assert torch.equal(tensors[name], average) and not torch.equal(average, value)
 
 
 def test_large_models_are_cut(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,17 @@ LARGEST = 5_000_000_000
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor to write: elements `[start, start + numel)` of the tensor `source` of the state, in this shape."""
+    """A tensor to write: elements `[start, start + numel)` of the tensor `source` of the state, in this shape.
+
+    function: elementwise; gives the values from those of `source` and, as a tuple, of the tensors `others`.
+    """
 
     name: str
     source: str
     start: int
     shape: tuple[int, ...]
+    function: Callable[[Tensor, tuple[Tensor, ...]], Tensor] | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -102,10 +107,19 @@ def _write_group(disk: Disk, reader: StateReader, group: list[Output], dtype: to
     def stream() -> Iterator[Any]:
         yield header(entries, {"format": "pt"})
         for output in group:
-            for _, values in reader.segments(output.source, output.start, output.start + output.numel):
+            for _, values in _values(reader, output):
                 yield _bytes(values.to(dtype).contiguous())
 
     _write_file(disk, path, stream())
+
+
+def _values(reader: StateReader, output: Output) -> Iterator[tuple[int, Tensor]]:
+    for begin, values in reader.segments(output.source, output.start, output.start + output.numel):
+        if output.function is not None:
+            first = output.start + begin
+            others = tuple(reader.values(name, first, first + len(values)) for name in output.others)
+            values = output.function(values, others)
+        yield begin, values
 
 
 def _bytes(values: Tensor) -> bytes:

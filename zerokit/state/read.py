@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -89,15 +90,17 @@ class StateReader:
                 end = min(begin + CHUNK, high)
                 yield begin - start, self._slice(part.file, name, begin - part.start, end - part.start)
 
+    def values(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements `[start, stop)` of a tensor, flat, on the CPU."""
+        found = torch.empty(stop - start, dtype=DTYPES[self.manifest.tensors[name].dtype])
+        for begin, values in self.segments(name, start, stop):
+            found[begin : begin + len(values)] = values
+        return found
+
     def tensor(self, name: str) -> Tensor:
         """A whole tensor in its shape, on the CPU."""
-        import torch
-
         facts = self.manifest.tensors[name]
-        whole = torch.empty(facts.numel, dtype=DTYPES[facts.dtype])
-        for begin, values in self.segments(name, 0, facts.numel):
-            whole[begin : begin + len(values)] = values
-        return whole.view(facts.shape)
+        return self.values(name, 0, facts.numel).view(facts.shape)
 
     def _slice(self, file: int, name: str, start: int, stop: int) -> Tensor:
         try:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from zerokit.config import registry
 from zerokit.config.errors import ConfigError
+from zerokit.config.parse import parse_fields
+from zerokit.config.registry import Choice
 from zerokit.model._huggingface import Rows, llama_config, llama_tensors
 from zerokit.state.export import Output, write_model
 from zerokit.state.manifest import Manifest
@@ -22,7 +26,7 @@ def export(state: Path, target: Path, dtype: str = "float32") -> list[str]:
 
     dtype: name of torch's format for them.
 
-    Every byte of the state is verified first.
+    Every byte of the state is verified first. Optimizers that evaluate other weights than they train give those.
 
     Raises:
         DamagedState: the file that is not as it was written. StateError: `target` is not empty.
@@ -38,6 +42,8 @@ def export(state: Path, target: Path, dtype: str = "float32") -> list[str]:
         tensors = {name: Rows(name) for name in shapes}
         described = {"model_type": "zerokit", "model": model}
     outputs = [_output(name, rows, shapes[rows.source]) for name, rows in tensors.items()]
+    if "optimizer" in config:
+        outputs = [_evaluated(output, config["optimizer"], manifest) for output in outputs]
     with StateReader(state, manifest) as reader:
         return write_model(reader, outputs, getattr(torch, dtype), described, target)
 
@@ -47,6 +53,19 @@ def _output(name: str, rows: Rows, shape: tuple[int, ...]) -> Output:
         return Output(name, WEIGHT + rows.source, 0, shape)
     row = math.prod(shape[1:])
     return Output(name, WEIGHT + rows.source, rows.start * row, (rows.stop - rows.start, *shape[1:]))
+
+
+def _evaluated(output: Output, options: dict[str, Any], manifest: Manifest) -> Output:
+    """The weights to evaluate, where the optimizer (such as a schedule-free one) trains others."""
+    name, kept = options["name"], {key: value for key, value in options.items() if key != "name"}
+    kind = registry.options_type("optimizer", name)
+    optimizer = registry.build("optimizer", Choice(name, parse_fields(kind, kept, "optimizer")))
+    parameter = output.source.removeprefix(WEIGHT)
+    rule = optimizer.rule(parameter, len(manifest.tensors[output.source].shape))
+    states = tuple(f"optimizer.{state.name}/{parameter}" for state in rule.states if state.along is None)
+    if rule.evaluate is None or not set(states) <= manifest.tensors.keys():  # frozen ones have no states
+        return output
+    return replace(output, function=rule.evaluate, others=states)
 
 
 def _context(config: dict[str, Any], manifest: Manifest) -> int:
