@@ -265,6 +265,23 @@ def test_states_are_kept_as_asked_and_the_end_is_saved(tmp_path):
     assert not (tmp_path / "none" / "state").exists()
 
 
+def test_older_states_go_only_once_the_newer_one_has_been_read_back(tmp_path):
+    disk, root = CallingDisk(), tmp_path / "state"
+
+    def before(_: int, name: str, arguments: tuple) -> None:
+        if name == "sync_folder" and arguments[0] == root and (root / "step-00000006").exists():
+            damage("flip", root / "step-00000006" / "rank-00000-of-00001.safetensors")
+
+    disk.before = before
+    with pytest.raises(DamagedState, match="step-00000006"):
+        trainer, saver = open_trainer(tmp_path, "state.every=2", "state.keep=1", disk=disk)
+        fit(trainer, saver)
+        saver.finish(8)
+    assert [saved.step for saved in saved_states(root)] == [6, 4]
+    _, end = run_to_end(tmp_path / "straight")
+    assert run_to_end(tmp_path, "state.keep=1") == (4, end)
+
+
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
