@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zerokit.comm.exchange import Agreement, Exchange
+from zerokit.comm.exchange import Exchange
 from zerokit.config.schema import StateConfig
 from zerokit.state import folder as folders
 from zerokit.state.disk import Disk, make_durable_folder
@@ -26,14 +26,12 @@ from zerokit.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-SAVE, STOP = 1, 2
-"""What can be asked of a saver: to save after a step; to save and end the training."""
 ROOM = 1.02
 """Free space asked for before the first step, in parts of what one state takes."""
 
 
 class Saver:
-    """Saves the state of a training every so many steps and on request, and finds the one to go on from.
+    """Saves the state of a training every so many steps and when told to, and finds the one to go on from.
 
     Making one is a collective. Every rank calls `after_step` after every step, and `finish` after the last.
 
@@ -54,11 +52,10 @@ class Saver:
         self.write_s = 0.0
         """Seconds that the last state took to become durable."""
         self._engine = trainer.engine.state
-        self._agreement = Agreement()
         self._exchange = Exchange()
         self._copy: HostCopy | None = None
         self._thread: threading.Thread | None = None
-        self._error: StateError | None = None
+        self._error: Exception | None = None
         self._begun: int | None = None
 
     # -- before the first step ---------------------------------------------------------------------------------------
@@ -145,28 +142,21 @@ class Saver:
 
     # -- while training ----------------------------------------------------------------------------------------------
 
-    def request(self, what: int = SAVE) -> None:
-        """Ask, on any rank at any time, in a signal handler too, for `SAVE` or `STOP` after one of the next steps."""
-        self._agreement.request(what)
-
-    def after_step(self, step: int) -> int:
-        """Save if it is time to or was asked for; return what was asked for (0: nothing), the same on all ranks.
+    def after_step(self, step: int) -> None:
+        """Save if it is time to.
 
         Raises:
             StateError: an earlier save failed, unless the options say to go on.
         """
         self._look()
-        asked = self._agreement.poll()
-        if asked or self.options.every and step % self.options.every == 0:
-            self.save_now(step, wait=asked >= STOP)
-        return asked
+        if self.options.every and step % self.options.every == 0:
+            self.save_now(step)
 
     def finish(self, step: int) -> None:
         """The training is over: save its end if it saves at all, and wait until it is durable."""
         if self.options.every:
             self.save_now(step)
         self.drain()
-        self._agreement.close()
 
     def save_now(self, step: int, wait: bool = False) -> None:
         """Save the state after `step` steps, if that is not done or under way; wait: until it is durable. Every rank
@@ -213,10 +203,8 @@ class Saver:
             self._retain(path, step)
             self.last_step, self.write_s = step, time.perf_counter() - began
             log.info("saved %s in %.2f s", path, self.write_s)
-        except StateError as error:
+        except Exception as error:  # raised in the main thread; if it is of the exchange, another rank is gone
             self._error = error
-        except Exception as error:  # of the exchange: another rank is gone
-            self._error = StateError(f"{path} was not saved: {type(error).__name__}: {error}")
 
     def _retain(self, path: Path, step: int) -> None:
         """Remove older states, once this one has been read back."""
@@ -248,7 +236,7 @@ class Saver:
             error, self._error = self._error, None
             self._failed(error)
 
-    def _failed(self, error: StateError) -> None:
-        if self.options.on_error == "fail":
+    def _failed(self, error: Exception) -> None:
+        if self.options.on_error == "fail" or not isinstance(error, StateError):
             raise error
         log.warning("%s The training goes on (state.on_error=continue).", error)
