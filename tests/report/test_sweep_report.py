@@ -86,7 +86,8 @@ def test_hostile_text_stays_text(folder):
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     told = [script for script in page.scripts if "alert" in script]
     assert all(json.loads(script) and "<" not in script for script in told), "as data of a chart only"
-    assert "<img" not in (folder / "report.md").read_text()
+    lines = (folder / "report.md").read_text().splitlines()
+    assert all(line.startswith("    ") or r"\<img" in line for line in lines if "<img" in line), "escaped or in code"
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "config.yaml"])

@@ -12,7 +12,7 @@ from zerokit.config.schema import Config
 from zerokit.train.metrics import MetricsFile
 from zerokit.train.summary import first_facts, write_summary
 
-FINE, RAISES, KILLED, SLEEPS, FAILS_ONCE, SHOWS = range(6)
+FINE, RAISES, KILLED, SLEEPS, FAILS_ONCE, SHOWS, FILLS = range(7)
 
 
 def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
@@ -39,6 +39,8 @@ def _befall(cfg: Config, folder: Path) -> None:
         time.sleep(60)
     if cfg.train.seed == SLEEPS:
         time.sleep(60)
+    if cfg.train.seed == FILLS and cfg.model.options.layers > 5 * (1 + cfg.zero.stage):
+        raise RuntimeError("CUDA out of memory")
     mark = folder.parent / "failed-once"
     if cfg.train.seed == FAILS_ONCE and not mark.exists():
         mark.touch()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Sequence
+from glob import glob
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +17,7 @@ VIEWS = ("sweep", "run", "tracker", "state")
 """Sections that change what is kept or shown of a run, not what it computes."""
 OWN_WORDS = re.compile(r"(\+\+|\+|~)?(sweep\.|tracker[.=]|run\.|hydra\.sweep\.|hydra\.run\.|hydra[./]launcher)")
 LENGTH = 8
+CPU_RANKS = 8
 
 
 def digest(values: dict[str, Any]) -> str:
@@ -52,9 +55,27 @@ def sweep_name(words: Sequence[str]) -> str:
 
 
 def register_resolvers(sweep: str) -> None:
-    """Let YAML files say `${zerokit.sweep:}` for the name of this sweep, `${zerokit.cell:}` for that of the cell."""
+    """Let YAML files say `${zerokit.sweep:}` for the name of this sweep, `${zerokit.cell:}` for that of the cell, and
+    `${zerokit.ranks:}` for the numbers of processes that this host can run: `1,2,4`."""
     OmegaConf.register_new_resolver("zerokit.sweep", lambda: sweep, replace=True)
     OmegaConf.register_new_resolver("zerokit.cell", _resolve_cell, replace=True)
+    OmegaConf.register_new_resolver("zerokit.ranks", lambda: ",".join(map(str, ranks(devices()))), replace=True)
+
+
+def ranks(most: int) -> list[int]:
+    """Return 1, 2, 4, ... up to `most`, which is always among them."""
+    powers = [2**power for power in range(most.bit_length()) if 2**power < most]
+    return [*powers, most]
+
+
+def devices() -> int:
+    """Return how many GPUs can be seen, else the number of cores but at most `CPU_RANKS`, without asking torch."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = len(glob("/dev/nvidia[0-9]*"))
+    if listed is not None:
+        gpus = min(gpus, len([name for name in listed.split(",") if name.strip() not in ("", "-1")]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return gpus or min(cores, CPU_RANKS)
 
 
 def _resolve_cell(*, _root_: DictConfig) -> str:

@@ -143,7 +143,8 @@ def _cell(number: int, folder: Path, run: Run | None, entry: dict[str, Any], lab
     status, reason = str(entry.get("state") or "waiting"), str(entry.get("reason") or "")
     if run is not None and run.summary.get("status"):
         # The run's own files know how it ended, but not that a cell has been killed.
-        status = run.status if status in ("waiting", "running") or run.status in ("finished", "failed") else status
+        known = status in ("interrupted", "too large") or status == "failed" and run.status != "finished"
+        status = status if known else run.status
         reason = str(run.summary.get("error") or reason) if status != "finished" else ""
     predicted = _number(run.summary.get("predicted_gib")) if run else None
     predicted = _known(predicted, _number(entry.get("predicted_gib")))

@@ -152,7 +152,10 @@ def _short(word: str) -> str:
     key, _, value = word.lstrip("+").partition("=")
     if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value):
         value = f"{float(value):.4g}"
-    return f"{key.rpartition('.')[2]}={value}" if "." in key else value.strip("{}").replace("\\", "")
+    if value.startswith("{"):
+        parts = [part.strip().split(":", 1) for part in value.strip("{}").split(",")]
+        return " ".join("=".join(text.strip() for text in part) for part in parts if part[-1].strip() != "null")
+    return f"{key.rpartition('.')[2]}={value}" if "." in key else value.replace("\\", "")
 
 
 def _first(*values: float | None, scale: float = 1) -> float | None:

@@ -184,6 +184,7 @@ class Sweep:
     def _returned(self, cell: Cell) -> JobReturn:
         job = JobReturn(overrides=cell.words, cfg=self._composed[id(cell)], status=JobStatus.COMPLETED)
         finished = cell.state is State.FINISHED
+        job.cell = cell  # for sweepers of zerokit
         job.return_value = outcome(read_summary(cell.folder), cell.config.sweep.metric) if finished else None
         return job
 

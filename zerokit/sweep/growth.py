@@ -1,0 +1,74 @@
+"""The largest value of an option whose cell fits into memory: doubled until one does not, then halved in between."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.launcher import Launcher
+
+from zerokit.config.errors import ConfigError
+from zerokit.sweep.cell import Cell, State
+
+MEMORY = re.compile(r"out ?of ?memory|can(no|')?t allocate|DefaultCPUAllocator|SIGKILL", re.IGNORECASE)
+
+
+@dataclass
+class Search:
+    """The search for one combination of the other options."""
+
+    start: int
+    most: int
+    accuracy: float
+    fits: int = 0
+    """The largest value that fitted; 0 before there is one."""
+    too_large: int | None = None
+    """The smallest value that did not."""
+    broken: bool = False
+    """Whether a cell failed for another reason, which says nothing about its size."""
+
+    @property
+    def next(self) -> int | None:
+        """The value to try, or None if the search is over."""
+        if self.broken or self.fits >= self.most:
+            return None
+        if self.too_large is None:
+            return min(self.most, 2 * self.fits or self.start)
+        if self.too_large - self.fits <= 1 or self.fits and self.too_large <= self.accuracy * self.fits:
+            return None
+        return (self.fits + self.too_large) // 2
+
+    def learn(self, value: int, cell: Cell) -> None:
+        """Take in how the cell with a value ended."""
+        if cell.state is State.FAILED and MEMORY.search(cell.reason):
+            cell.state = State.TOO_LARGE  # what was looked for, not a failure
+        if cell.state is State.TOO_LARGE:
+            self.too_large = value
+        elif cell.state is State.FAILED:
+            self.broken = True
+        else:
+            self.fits = value
+
+
+def search(launcher: Launcher, words: list[str], key: str, **options: Any) -> dict[str, int]:
+    """Return the largest value of `key` that fits, by the words of each combination.
+
+    Raises:
+        ConfigError: if the launcher is not zerokit's, which alone says why a cell ended.
+    """
+    overrides = OverridesParser.create().parse_overrides(words)
+    grid = [list(job) for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+    searches = [Search(**options) for _ in grid]
+    launched = 0
+    while due := [(job, one) for job, one in zip(grid, searches, strict=True) if one.next is not None]:
+        values = [one.next for _, one in due]
+        batch = [[*job, f"++{key}={value}"] for (job, _), value in zip(due, values, strict=True)]
+        for (_, one), value, result in zip(due, values, launcher.launch(batch, launched), strict=True):
+            if not hasattr(result, "cell"):
+                raise ConfigError("hydra/sweeper=zerokit_growth needs hydra/launcher=zerokit.")
+            one.learn(value, result.cell)
+        launched += len(batch)
+    return {" ".join(job): one.fits for job, one in zip(grid, searches, strict=True)}
