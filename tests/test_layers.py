@@ -26,7 +26,8 @@ ALLOWED = {
     "doctor": BASE | {"comm", "tracker", "train.metrics", "train.peak"},
     "launch": BASE | {"comm", "fault", "train.summary", "state.lock", "state.resume"},
     "sweep": BASE
-    | {"launch", "report", "state.folder", "train.console", "train.metrics", "train.panel", "train.summary"},
+    | {"estimate", "launch", "report", "state.folder"}
+    | {"train.console", "train.metrics", "train.panel", "train.summary"},
     "cli": BASE | {"doctor", "tracker", "estimate", "launch", "report", "state", "sweep", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},

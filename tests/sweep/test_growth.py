@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 from hypothesis import given
@@ -12,7 +13,12 @@ from zerokit.sweep.cell import State
 from zerokit.sweep.growth import Search, search
 
 COMMAND = ("-m", "tests.sweep.cell_worker", "experiment=largest_model", "launch.nproc=1", "launch.device=cpu")
-COMMAND += ("hydra.sweep.dir=sweep", "scheduler=constant", "hydra.sweeper.params.zero='stage0,stage2'")
+COMMAND += (
+    "hydra.sweep.dir=sweep",
+    "scheduler=constant",
+    "estimate.run=false",
+    "hydra.sweeper.params.zero='stage0,stage2'",
+)
 
 
 def ended(state, reason=""):
@@ -58,9 +64,9 @@ def test_each_round_launches_one_cell_of_every_combination():
 def test_the_overlay_grows_the_model_until_memory_is_full(tmp_path):
     result = python(*COMMAND, f"train.seed={FILLS}", "hydra.sweeper.accuracy=1.0", cwd=tmp_path, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
-    lines = [line.split() for line in result.stdout.splitlines() if line.startswith("stage")]
+    lines = [line.split() for line in result.stdout.splitlines() if re.match(r"stage\d layers=\d+ ", line)]
     sizes = {
-        stage: {int(line[1].partition("=")[2]): line[2] for line in lines if line[0] == stage and len(line) > 3}
+        stage: {int(line[1].partition("=")[2]): line[2] for line in lines if line[0] == stage}
         for stage in ("stage0", "stage2")
     }
     assert [max(n for n, state in sizes[stage].items() if state == "finished") for stage in sizes] == [5, 15]

@@ -11,7 +11,7 @@ from tests.commands import python
 from tests.sweep.cell_worker import FINE, RAISES
 
 CELLS = ("-m", "tests.sweep.cell_worker", "-m", "launch.device=cpu", "train.steps=4", "scheduler=constant")
-CELLS += ("hydra.sweep.dir=sweep",)
+CELLS += ("hydra.sweep.dir=sweep", "estimate.run=false")
 LOCAL = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=2")
 
 

@@ -15,7 +15,7 @@ from tests.commands import environment, python
 from tests.sweep.cell_worker import FAILS_ONCE, FINE, KILLED, RAISES, SHOWS, SLEEPS
 
 COMMAND = ("-m", "tests.sweep.cell_worker", "-m", "launch.nproc=1", "launch.device=cpu", "train.steps=4")
-COMMAND += ("scheduler=constant", "hydra.sweep.dir=sweep")
+COMMAND += ("scheduler=constant", "hydra.sweep.dir=sweep", "estimate.run=false")
 
 
 def sweep(cwd: Path, *words: str):
@@ -80,7 +80,8 @@ def test_the_same_command_has_the_same_folder_and_each_cell_its_own_command(tmp_
     assert folder.name.startswith("zero-")
     summaries = [json.loads(file.read_text()) for file in sorted(folder.glob("*/summary.json"))]
     assert [summary["command"].split(" ", 1)[1] for summary in summaries] == [
-        f"launch.nproc=1 launch.device=cpu train.steps=4 scheduler=constant zero=stage{stage} train.seed=0"
+        "launch.nproc=1 launch.device=cpu train.steps=4 scheduler=constant estimate.run=False "
+        f"zero=stage{stage} train.seed=0"
         for stage in (0, 1)
     ]
     assert all(folder.name in (file.parent / "config.yaml").read_text() for file in folder.glob("*/summary.json"))
@@ -114,3 +115,41 @@ def test_an_interrupt_ends_the_cells_and_the_report_is_written(tmp_path):
     assert "The same command runs what is missing" in rest
     assert states(tmp_path) == {f"seed={FINE}": "finished", f"seed={SLEEPS}": "interrupted"}
     assert (tmp_path / "sweep" / "report.html").exists()
+
+
+SMALL = ("model.dim=64", "model.heads=4", "data.seq_len=32", "estimate.run=true", "estimate.memory_gib=0.02")
+"""Sizes for which one layer fits into that memory and sixty do not."""
+
+
+def test_cells_that_cannot_fit_are_listed_and_skipped_unless_forced(tmp_path):
+    words = ("model.layers=1,60", *SMALL)
+    dry = sweep(tmp_path, *words, "sweep.dry_run=true")
+    assert dry.returncode == 0, dry.stderr
+    assert re.search(r"layers=1 +waiting +\d+ KiB|layers=1 +waiting +[\d.]+ MiB", dry.stdout)
+    assert re.search(r"layers=60 +too large +[\d.]+ MiB", dry.stdout)
+    assert re.search(r"layers=60: predicted 0\.\d+ GiB of a rank, which may take 0.02 GiB", dry.stdout)
+    assert not list((tmp_path / "sweep").glob("*/")), "nothing was started"
+
+    real = sweep(tmp_path, *words)
+    assert real.returncode == 0
+    assert states(tmp_path) == {"layers=1": "finished", "layers=60": "too large"}
+    assert cells(tmp_path)["layers=60"]["predicted_gib"] > 0.02
+    assert "It was not started." in (tmp_path / "sweep" / "report.html").read_text()
+
+    forced = sweep(tmp_path, *words, "sweep.force=true")
+    assert states(tmp_path) == {"layers=1": "finished", "layers=60": "finished"}, forced.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "zero=stage0,stage1", "sweep.dry_run=true", "hydra/launcher=basic"], "leave out hydra/launcher=basic"),
+        (["sweep.dry_run=true"], "sweep.dry_run=true lists the cells of a sweep: add -m."),
+        (["-m", "zero=stage0,stage1", "sweep.parallel=0"], "sweep.parallel must be at least 1, got 0."),
+        (["-m", "zero=stage0,stage1", "sweep.paralel=2"], "Unknown key sweep.paralel. Did you mean sweep.parallel?"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_ends_with_one_line(tmp_path, words, message):
+    result = python("-m", "zerokit", *words, cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert message in result.stderr

@@ -65,6 +65,8 @@ def _run(words: list[str]) -> int:
         from zerokit.cli.schedule import plot
 
         return plot(configs)
+    if any(config.sweep.dry_run for config in configs):
+        _check_dry_run(args.overrides)
     task = Task(list(sys.argv), many=len(configs) > 1)
     with translated():
         try:
@@ -72,6 +74,16 @@ def _run(words: list[str]) -> int:
         finally:
             swept = task.sweep.finish() if task.sweep is not None else 0
     return status or swept
+
+
+def _check_dry_run(words: list[str]) -> None:
+    for word in words:
+        key = word.partition("=")[0]
+        if key in ("hydra/launcher", "hydra/sweeper"):
+            raise ConfigError(
+                f"sweep.dry_run=true: leave out {word}. It starts nothing, and cells that a search would choose are "
+                "not known before it."
+            )
 
 
 def parse(words: list[str]) -> Namespace:

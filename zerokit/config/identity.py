@@ -13,9 +13,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-VIEWS = ("sweep", "run", "tracker", "state")
+VIEWS = ("sweep", "run", "tracker", "state", "estimate", "profile")
 """Sections that change what is kept or shown of a run, not what it computes."""
-OWN_WORDS = re.compile(r"(\+\+|\+|~)?(sweep\.|tracker[.=]|run\.|hydra\.sweep\.|hydra\.run\.|hydra[./]launcher)")
+OWN_WORDS = re.compile(
+    r"(\+\+|\+|~)?(sweep\.|tracker[.=]|run\.|estimate\.|hydra\.sweep\.|hydra\.run\.|hydra[./]launcher)"
+)
 LENGTH = 8
 CPU_RANKS = 8
 

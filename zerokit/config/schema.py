@@ -221,13 +221,9 @@ class SweepConfig:
     """`auto` skips the cells that have finished before and goes on with half-done ones, `never` starts all afresh."""
     metric: str = "loss"
     """Key of summary.json that a searching sweeper optimises, such as `loss` or `tokens_per_sec`."""
-    memory_gib: float | None = None
-    """Memory of a rank that a cell must fit into; null means that of the GPU, and no limit on a CPU."""
 
     def __post_init__(self) -> None:
         _at_least(1, parallel=self.parallel)
-        if self.memory_gib is not None and not self.memory_gib > 0:
-            raise ValueError(f"memory_gib must be above 0, got {self.memory_gib}.")
 
 
 @dataclass

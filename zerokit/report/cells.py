@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.config.errors import ConfigError, suggestion
+from zerokit.config.identity import VIEWS
 from zerokit.report.run import FILES, Run, load_run
 from zerokit.train.metrics import GIB
 
 MANIFEST = "sweep.json"
 KINDS = ("parameters", "gradients", "optimizer", "other")
 ATTEMPT = "attempts"
-NOT_A_CHOICE = ("sweep", "run", "tracker", "state")
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _short(key: str, value: Any) -> str:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if not prefix and key in NOT_A_CHOICE:
+        if not prefix and key in VIEWS:
             continue
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

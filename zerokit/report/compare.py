@@ -6,11 +6,11 @@ import json
 import math
 from dataclasses import dataclass
 
+from zerokit.config.identity import VIEWS
 from zerokit.report.cells import Cell, Sweep
 
 SAME_RESULT = ("zero", "checkpointing")
 """Sections that must not change what a run computes, beyond the order of its sums."""
-IRRELEVANT = ("sweep", "run", "tracker", "state")
 
 
 def frontier(cells: list[Cell]) -> list[Cell]:
@@ -59,7 +59,7 @@ def parities(sweep: Sweep) -> list[Parity]:
 
 
 def _what_is_computed(cell: Cell) -> str:
-    kept = {key: value for key, value in cell.run.config.items() if key not in (*SAME_RESULT, *IRRELEVANT)}
+    kept = {key: value for key, value in cell.run.config.items() if key not in (*SAME_RESULT, *VIEWS)}
     return json.dumps([kept, cell.world, cell.run.summary.get("data_sha256")], sort_keys=True, default=str)
 
 

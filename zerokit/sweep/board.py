@@ -28,7 +28,7 @@ STYLES = {
 }
 BAR = 8
 WIDTH = 80
-LABEL = 28
+LABEL = 18
 PLAIN_S = 30.0
 """Seconds between two lines on the progress of a cell where the output is no terminal."""
 
@@ -86,8 +86,12 @@ class Board:
         if self._live is None:
             self._line(cell, told(cell))
 
-    def finish(self, cells: list[Cell], report: Path) -> None:
-        """Show the whole table, why cells did not finish, and where the report is."""
+    def note(self, text: str) -> None:
+        """Write one line above the table."""
+        self._console.print(Text(printable(text)), soft_wrap=True)
+
+    def finish(self, cells: list[Cell], report: Path | None) -> None:
+        """Show the whole table, why cells did not finish, and where the report is (there is none of a dry run)."""
         self._cells = cells
         self._console.print(self._heading())
         self._console.print(table(cells, self._console.width))
@@ -98,6 +102,8 @@ class Board:
                 self._console.print(text, soft_wrap=True)
                 if cell.state is State.FAILED and (cell.folder / "logs").is_dir():
                     self._console.print(Text(f"  {near(cell.folder)}/logs", style="dim"), soft_wrap=True)
+        if report is None:
+            return
         if any(not cell.state.over or cell.state in (State.FAILED, State.INTERRUPTED) for cell in cells):
             self._console.print("The same command runs what is missing; finished cells are skipped.")
         self._console.print(Text(f"report: {near(report)}"), soft_wrap=True)
@@ -143,19 +149,20 @@ def window(cells: list[Cell], rows: int) -> list[Cell]:
 def table(cells: list[Cell], width: int) -> Table:
     """Return the table of the cells; narrow enough for 80 columns."""
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    grid.add_column("cell", no_wrap=True, overflow="ellipsis", max_width=max(LABEL, width - 52))
-    grid.add_column("state", no_wrap=True, min_width=9)
+    grid.add_column("cell", no_wrap=True, overflow="ellipsis", max_width=max(LABEL, width - 62))
+    grid.add_column("state", no_wrap=True)
     for heading in ("steps", "loss", "tokens/s", "memory"):
         grid.add_column(heading, no_wrap=True, justify="right")
-    predicted = any(cell.predicted_gib is not None and not cell.state.over for cell in cells)
+    predicted = any(cell.predicted_gib is not None for cell in cells)
     if predicted:
         grid.add_column("predicted", no_wrap=True, justify="right")
+    bar = BAR if width >= 100 or not predicted else 0
     for cell in cells:
-        grid.add_row(*_row(cell, predicted), style="dim" if cell.state is State.WAITING else "")
+        grid.add_row(*_row(cell, predicted, bar), style="dim" if cell.state is State.WAITING else "")
     return grid
 
 
-def _row(cell: Cell, predicted: bool) -> list[Text | str]:
+def _row(cell: Cell, predicted: bool, bar: int) -> list[Text | str]:
     figures = cell.figures()
     state = Text(cell.state.value, style=STYLES[cell.state])
     if cell.earlier:
@@ -163,7 +170,7 @@ def _row(cell: Cell, predicted: bool) -> list[Text | str]:
     row: list[Text | str] = [
         printable(cell.label),
         state,
-        _steps(cell, figures),
+        _steps(cell, figures, bar),
         "" if figures.loss is None else f"{figures.loss:.4g}",
         "" if figures.tokens_per_sec is None else format_count(figures.tokens_per_sec),
         "" if figures.memory is None else format_bytes(figures.memory),
@@ -171,14 +178,14 @@ def _row(cell: Cell, predicted: bool) -> list[Text | str]:
     return row + ([format_bytes(cell.predicted_gib * GIB) if cell.predicted_gib else ""] if predicted else [])
 
 
-def _steps(cell: Cell, figures: Figures) -> Text | str:
+def _steps(cell: Cell, figures: Figures, bar: int) -> Text | str:
     if cell.state in (State.WAITING, State.TOO_LARGE) or not cell.steps:
         return ""
     counted = f"{figures.step}/{cell.steps}"
     if cell.state is not State.RUNNING:
         return counted
-    done = round(BAR * min(1.0, figures.step / cell.steps))
-    return Text.assemble(("━" * done, "cyan"), ("━" * (BAR - done), "bright_black"), f" {counted}")
+    done = round(bar * min(1.0, figures.step / cell.steps))
+    return Text.assemble(("━" * done, "cyan"), ("━" * (bar - done), "bright_black"), f" {counted}" if bar else counted)
 
 
 def progress(cell: Cell, figures: Figures) -> str:

@@ -75,7 +75,7 @@ def _main(work: Callable[[], None], folder: Path, slot: Slot, answer: Connection
     os.setsid()  # Ctrl-C reaches the parent, which decides
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with(parent)
+    die_with(parent)
     slot.enter()
     _redirect(folder / LOG)
     try:
@@ -89,7 +89,7 @@ def _main(work: Callable[[], None], folder: Path, slot: Slot, answer: Connection
         answer.send(None)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Let the kernel end this process when its parent is killed (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from zerokit.config.compose import to_config
 from zerokit.config.errors import ConfigError
@@ -22,6 +22,7 @@ from zerokit.launch.environment import joined_rank
 from zerokit.sweep import manifest
 from zerokit.sweep.board import Board
 from zerokit.sweep.cell import Cell, State, label_all, outcome
+from zerokit.sweep.predict import Predictor
 from zerokit.sweep.process import CellProcess
 from zerokit.sweep.slots import Slot, divide, visible_cores, visible_gpus
 from zerokit.sweep.task import Task, grouped
@@ -43,22 +44,30 @@ class Sweep:
         self._composed: dict[int, DictConfig] = {}
         self._board: Board | None = None
         self._lock: int | None = None
+        self._predictor: Predictor | None = None
+        self._dry = False
 
     def launch(self, overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Run a batch of cells and return what came out; a failed one has no value, and never raises."""
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        self._dry = bool(OmegaConf.select(self._config, "sweep.dry_run", default=False))
         self._open()
         batch = [self._cell(list(words), first + place) for place, words in enumerate(overrides)]
         self.cells += batch
         label_all(self.cells, self._config.hydra.overrides.task)
         self._write()
         with self._board, _terminated_as_interrupt():
+            slots = self._slots(batch)
             runnable = [cell for cell in batch if self._is_to_run(cell)]
+            self._predict(runnable, slots[0])
+            runnable = [cell for cell in runnable if not cell.state.over and not self._dry]
             self._board.show(self.cells)
             try:
-                run = self._run_here if joined_rank() is not None else self._run_apart
-                run(runnable)
+                if joined_rank() is not None:
+                    self._run_here(runnable)
+                else:
+                    self._run_apart(runnable, slots)
             finally:
                 self._write()
         return [self._returned(cell) for cell in batch]
@@ -67,14 +76,17 @@ class Sweep:
         """Show how it ended, write the report, and return the exit status: 1 if a cell failed."""
         from zerokit.report import write_report
 
+        if self._predictor is not None:
+            self._predictor.close()
         self._write()
-        self._board.finish(self.cells, write_report(self.folder))
+        self._board.finish(self.cells, None if self._dry else write_report(self.folder))
         return 1 if any(cell.state is State.FAILED for cell in self.cells) else 0
 
     def _open(self) -> None:
         if self._board is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = manifest.lock(self.folder)
+            if not self._dry:
+                self._lock = manifest.lock(self.folder)
             self._board = Board(self.folder)
             self._task.sweep = self
 
@@ -96,15 +108,35 @@ class Sweep:
     def _is_to_run(self, cell: Cell) -> bool:
         if cell.state.over:
             return False
-        if not cell.prepare():
+        if cell.has_finished() if self._dry else not cell.prepare():
             cell.state, cell.earlier = State.FINISHED, True
         return not cell.state.over
 
-    def _run_apart(self, cells: list[Cell]) -> None:
-        """Run each cell in a process of its own, as many at a time as there are slots."""
+    def _predict(self, cells: list[Cell], slot: Slot) -> None:
+        """Predict the memory of cells, and decide which are not started because they do not fit."""
+        wanted = [cell for cell in cells if self._dry or cell.config.estimate.run]
+        if wanted and self._predictor is None:
+            importlib.import_module("torch")  # here, where cells inherit it, and not only in the process that predicts
+            self._predictor = Predictor(slot)
+        errors: dict[str, None] = {}
+        for cell in wanted:
+            forecast = self._predictor.forecast(cell.config)
+            cell.predicted_gib = forecast.gib
+            if forecast.too_large and (self._dry or not cell.config.sweep.force):
+                cell.state, cell.reason = State.TOO_LARGE, forecast.too_large
+            if forecast.error:
+                errors[forecast.error] = None
+            self._board.show(self.cells)
+        for error in errors:
+            self._board.note(f"not predicted: {error}")
+
+    def _run_apart(self, cells: list[Cell], free: list[Slot]) -> None:
+        """Run each cell in a process of its own, as many at a time as there are free slots."""
+        if not cells:
+            return
         importlib.import_module("zerokit.launch.local")
         importlib.import_module(WORKER.partition(":")[0])  # once here, not in each cell
-        free, waiting = self._slots(cells), deque(cells)
+        waiting = deque(cells)
         running: dict[CellProcess, Cell] = {}
         try:
             while waiting or running:
@@ -121,8 +153,9 @@ class Sweep:
             raise
 
     def _slots(self, cells: list[Cell]) -> list[Slot]:
-        parallel = max((cell.config.sweep.parallel for cell in cells), default=1)
-        on_gpus = parallel > 1 and any(cell.config.launch.device != "cpu" for cell in cells)
+        configs = [cell.config for cell in cells if cell.config is not None]
+        parallel = max((config.sweep.parallel for config in configs), default=1)
+        on_gpus = parallel > 1 and any(config.launch.device != "cpu" for config in configs)
         return divide(parallel, visible_gpus() if on_gpus else [], visible_cores())
 
     def _start(self, cell: Cell, slot: Slot) -> CellProcess:
@@ -189,6 +222,8 @@ class Sweep:
         return job
 
     def _write(self) -> None:
+        if self._dry:
+            return
         manifest.write(self.folder, command(self._task.argv), self.cells)
 
 

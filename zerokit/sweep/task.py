@@ -64,6 +64,10 @@ class Task:
         with _arguments(self.argv):
             try:
                 config = to_config(composed)
+                if config.sweep.dry_run:
+                    raise ConfigError(
+                        "sweep.dry_run=true lists the cells of a sweep: add -m. zerokit estimate predicts one run."
+                    )
                 if self.many:
                     config = grouped(config, Path(hydra.sweep.dir).name)
                 summary = self._run(config, Path(hydra.runtime.output_dir).resolve(), list(hydra.overrides.task))

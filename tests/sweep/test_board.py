@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import rich.console
+
+from zerokit.sweep.board import Board, table, window
+from zerokit.sweep.cell import Cell, State, label_all
+from zerokit.sweep.slots import Slot, divide
+from zerokit.train.metrics import MetricsFile
+
+
+def cell(folder: Path, label: str, state: State, **values) -> Cell:
+    """A cell with long figures in its files."""
+    config = SimpleNamespace(train=SimpleNamespace(steps=123456))
+    made = Cell([], folder / label.replace(" ", "-"), config, label, state, **values)
+    with MetricsFile(made.folder / "metrics.jsonl") as metrics:
+        metrics.log({"train/loss": 12.3456, "perf/tokens_per_sec": 123456.0, "memory/max_allocated_gib": 123.4}, 99999)
+    if state.over:
+        summary = {"steps": 123456, "loss": 1.25, "tokens_per_sec": 99.5e6, "max_allocated_gib": [1.0, 130.5]}
+        (made.folder / "summary.json").write_text(json.dumps(summary))
+    return made
+
+
+@pytest.mark.parametrize("predicted", [None, 120.25])
+def test_the_table_is_whole_in_80_columns(tmp_path, predicted):
+    cells = [cell(tmp_path, f"stage{place} bf16", state, predicted_gib=predicted) for place, state in enumerate(State)]
+    console = rich.console.Console(file=io.StringIO(), width=80, highlight=False)
+    console.print(table(cells, 80))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in console.file.getvalue()
+    assert "99999/123456" in lines[2] and "12.35" in lines[2] and "123k" in lines[2] and "123 GiB" in lines[2]
+    assert ("120 GiB" in lines[3]) is (predicted is not None)
+    assert "99.5M" in lines[3] and "130 GiB" in lines[3], "of the summary, of the fullest rank"
+    assert lines[1].split()[:3] == ["stage0", "bf16", "waiting"] and "123k" not in lines[1], "files of an earlier run"
+
+
+def test_a_small_terminal_shows_what_runs_and_what_failed(tmp_path):
+    states = [State.FINISHED] * 10 + [State.FAILED, State.RUNNING] + [State.WAITING] * 10
+    cells = [Cell([], tmp_path, None, str(place), state) for place, state in enumerate(states)]
+    assert [shown.label for shown in window(cells, 4)] == ["10", "11", "12", "13"]
+    assert window(cells, 22) == cells
+
+
+def test_the_live_table_is_drawn_on_a_terminal_and_events_elsewhere(tmp_path, monkeypatch):
+    cells = [cell(tmp_path, "stage0", State.RUNNING), cell(tmp_path, "stage1", State.WAITING)]
+    for terminal in (True, False):
+        monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "80")
+        out = io.StringIO()
+        out.isatty = lambda terminal=terminal: terminal
+        with Board(tmp_path, out) as board:
+            board.show(cells)
+            board.started(cells[0])
+        text = out.getvalue()
+        assert ("━" in text) is terminal
+        assert ("[1/2] stage0: started\n" in text) is not terminal
+        monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
+def test_labels_are_what_sets_cells_apart(tmp_path):
+    words = (["zero=stage0", "++optimizer.lr=0.012345678901", "data=text"], ["zero=stage1", "data=text"])
+    cells = [Cell(list(each), tmp_path / "name", None) for each in words]
+    label_all(cells)
+    assert [each.label for each in cells] == ["stage0 lr=0.01235", "stage1"]
+    label_all(cells[:1], fixed=["data=text"])
+    assert cells[0].label == "stage0 lr=0.01235", "the only cell so far of a search"
+    batch = Cell(["++batch={global:16,micro:null}"], tmp_path / "name", None)
+    label_all([batch])
+    assert batch.label == "global=16"
+
+
+def test_slots_share_no_gpu_and_no_core():
+    assert divide(1, ["0", "1"], [0, 1]) == [Slot()]
+    slots = divide(2, ["0", "1", "2", "3", "7"], [0, 1, 2, 3])
+    assert [slot.gpus for slot in slots] == [("0", "1"), ("2", "3")]
+    assert [slot.cores for slot in slots] == [{0, 1}, {2, 3}]
+    assert [slot.cores for slot in divide(3, [], [0, 1])] == [{0}, {1}, {0}], "fewer cores than cells"
+    with pytest.raises(ValueError, match=r"sweep.parallel=3: each cell needs a GPU of its own, and 2 can be seen"):
+        divide(3, ["0", "1"], [0, 1])

@@ -1,0 +1,93 @@
+"""Predicted memory of cells, from a process of its own: it may use what no cell must inherit, such as CUDA."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from zerokit.config.errors import ConfigError
+from zerokit.config.schema import Config
+from zerokit.sweep.process import die_with
+from zerokit.sweep.slots import Slot
+from zerokit.train.metrics import GIB
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is predicted of a cell; `error` says why nothing is."""
+
+    gib: float | None = None
+    """Peak memory of a rank."""
+    limit_gib: float | None = None
+    """Memory that a rank may take."""
+    error: str | None = None
+
+    @property
+    def too_large(self) -> str | None:
+        """Why the cell does not fit, or None."""
+        if self.gib is None or self.limit_gib is None or self.gib <= self.limit_gib:
+            return None
+        return f"predicted {self.gib:.3g} GiB of a rank, which may take {self.limit_gib:.3g} GiB (estimate.memory_gib)"
+
+
+class Predictor:
+    """Makes predictions one by one. The process starts with the first and ends with this one.
+
+    Args:
+        slot: what a cell may use of the machine.
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        fork = multiprocessing.get_context("fork")
+        self._pipe, theirs = fork.Pipe()
+        self._process = fork.Process(target=_serve, args=(theirs, slot, os.getpid()), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def forecast(self, config: Config) -> Forecast:
+        """Return what is predicted for a configuration."""
+        try:
+            self._pipe.send(config)
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            return Forecast(error="the process that predicts has ended")
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _serve(pipe: Connection, slot: Slot, parent: int) -> None:
+    os.setsid()
+    die_with(parent)
+    Slot(gpus=slot.gpus).enter()
+    sources: dict[str, Any] = {}
+    with suppress(EOFError):
+        while True:
+            pipe.send(_forecast(pipe.recv(), sources))
+
+
+def _forecast(config: Config, simulators: dict[str, Any]) -> Forecast:
+    from zerokit.estimate.compare import limit
+    from zerokit.estimate.machine import default_world, hardware_of
+    from zerokit.estimate.simulate import Simulator
+
+    try:
+        values = config.to_dict()
+        key = json.dumps([values["data"], values["train"]["seed"], values["launch"], values["estimate"]], default=str)
+        if key not in simulators:
+            simulators[key] = Simulator(config, hardware_of(config))
+        simulator = simulators[key]
+        world = default_world(config)
+        made = simulator.predict(config, world)
+        return Forecast(made.predicted_gib, limit(config, simulator.hardware, world) / GIB)
+    except (ConfigError, RuntimeError) as error:
+        return Forecast(error=str(error).strip().splitlines()[0])
