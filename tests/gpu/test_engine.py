@@ -28,7 +28,7 @@ def assert_close(a: dict, b: dict, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("model", ["plain", "tied", "twice", "unused", "frozen", "nested"])
+@pytest.mark.parametrize("model", ["plain", "tied", "twice", "unused", "frozen", "nested", "table"])
 def test_stages_agree(model, world):
     # two addends have one sum: bit for bit at two ranks
     case = Case(model=model, steps=5, clip_norm=1.0, cuda=True)
@@ -54,9 +54,10 @@ def trained(case: Case, stage: int, extra: dict) -> str:
     return engine.reader.sha256()
 
 
+@pytest.mark.parametrize("model", ["plain", "table"])
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_peer_gathers_change_nothing(stage):
-    case = Case(steps=6, clip_norm=1.0, compute=torch.bfloat16, master="split", cuda=True)
+def test_peer_gathers_change_nothing(stage, model):
+    case = Case(model=model, steps=6, clip_norm=1.0, compute=torch.bfloat16, master="split", cuda=True)
     world = WORLDS[-1]
     assert run(trained, world, case, stage, {"peers": True}) == run(trained, world, case, stage, {})
 
