@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -72,6 +73,7 @@ def run(config: schema.Config, run_dir: Path, entry: str) -> dict[str, Any]:
         ConfigError: if the batch cannot be divided among the processes, or there are fewer GPUs than processes.
         KeyboardInterrupt, SystemExit: after SIGINT, or after SIGTERM or SIGHUP with 128 and the signal's number.
     """
+    importlib.import_module(entry.partition(":")[0])  # once here, not in every worker that is forked
     team = Team(config, tuple(range(count_processes(config.launch))))
     resolve_batch(config.batch, len(team.members))
     with _quiet_elastic(), Relay() as relay:

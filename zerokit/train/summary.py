@@ -52,6 +52,15 @@ def mark_ended(run_dir: Path, status: str, error: str) -> None:
     write_report(run_dir)
 
 
+def earlier_attempts(run_dir: Path) -> list[dict[str, Any]]:
+    """How the attempts before this one ended, where a launcher has started the workers again; none in the first."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return []
+    last = read_summary(run_dir)
+    told = ("status", "error", "world_size", "started", "resumed_from")
+    return [*last.get("attempts", []), {key: last.get(key) for key in told}]
+
+
 def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:
     """What is known before the run starts."""
     return {

@@ -48,7 +48,8 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
     cfg, folder = Config.from_dict(config), Path(run_dir)
     rank, _, world = place()
     _log_to(folder / "logs" / f"rank{rank}.log")
-    view = _View(cfg, config, folder, summaries.first_facts(config, world)) if rank == 0 else _Silence(folder)
+    facts = summaries.first_facts(config, world) | {"attempts": summaries.earlier_attempts(folder)}
+    view = _View(cfg, config, folder, facts) if rank == 0 else _Silence(folder)
     trainer = None
     with _monitor(cfg.launch, folder, view) as monitor:
         try:
@@ -196,6 +197,7 @@ class _View:
         run = self.cfg.run
         info = RunInfo(self.folder, self.config, run.name, run.group, "train", self._tags())
         self.tracker = registry.build("tracker", self.cfg.tracker, run=info)
+        summaries.write_summary(self.folder, self.summary)
 
     def _tags(self) -> list[str]:
         cfg = self.cfg
