@@ -93,7 +93,9 @@ def _raise(run: Run, ranks: list[int], dice: random.Random) -> None:
 
 def _terminate_one(run: Run, ranks: list[int], dice: random.Random) -> None:
     _send(dice.choice(ranks), signal.SIGTERM)
-    _wait(run)
+    deadline = time.monotonic() + 60  # a rank that is ending for another reason does not listen, and is started again
+    while run.process.poll() is None and set(run.workers()) == set(ranks) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _interrupt_launcher(run: Run, ranks: list[int], dice: random.Random) -> None:

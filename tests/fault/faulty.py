@@ -43,13 +43,29 @@ def _hang() -> None:
     time.sleep(1000)
 
 
+def _flip() -> None:
+    """Flip the lowest bit of one weight: at stages 1 and 2 of the part that others gather, which the next gather brings
+    back; so it happens just before the comparison."""
+    from zerokit.zero.replicas import Replicas
+
+    original = Replicas.difference
+
+    def difference(self: Replicas) -> str | None:
+        self._engine.gatherer.settle()
+        tensor = next(value for name, value in self._tensors.items() if name.endswith("bias"))
+        tensor.view(torch.int32)[0] ^= 1
+        return original(self)
+
+    Replicas.difference = difference
+
+
 def _leave() -> None:
     os._exit(0)
 
 
 FAULTS = {
     "kill": _kill, "stop": _stop, "raise": _raise, "out_of_memory": _out_of_memory, "terminate": _terminate,
-    "hang": _hang, "leave": _leave,
+    "hang": _hang, "flip": _flip, "leave": _leave,
 }  # fmt: skip
 
 

@@ -127,3 +127,17 @@ def _runs(pid: int) -> bool:
     from zerokit.fault.board import process_state
 
     return process_state(pid) != "gone"
+
+
+def test_a_flipped_weight_ends_the_run_and_is_named(tmp_path):
+    """Row 12."""
+    outcome = run(tmp_path, "run.tags=[flip@1@3]", "state.verify_every=2")
+    assert outcome.status == 1
+    told = outcome.summary["error"]
+    assert "after step 4: ranks 0, 1 differ from each other: " in told and told.endswith("bias")
+
+
+def test_nothing_to_compare_is_said_in_one_line(tmp_path, capfd):
+    outcome = run(tmp_path, "zero=stage3", "train.steps=2", "state.verify_every=1")
+    assert outcome.status == 0
+    assert outcome.log("rank0.log").count("nothing is compared") == 1

@@ -143,12 +143,15 @@ class StateConfig:
     """Whether states are written beside the training, from a copy in the host's memory."""
     on_error: Literal["fail", "continue"] = "fail"
     """What a state that cannot be written does to the run; `continue` warns and trains on."""
+    verify_every: int = 0
+    """Steps between two comparisons of what all ranks must hold alike (weights at stages 0 to 2, at 0 all states); a
+    rank that differs ends the run and is named. 0 compares nothing."""
     allow_changed: list[str] = field(default_factory=list)
     """Keys such as `optimizer.lr`, or whole groups such as `data`, that may differ from those of the state to go on
     from."""
 
     def __post_init__(self) -> None:
-        _at_least(0, every=self.every)
+        _at_least(0, every=self.every, verify_every=self.verify_every)
         _at_least(1, keep=self.keep)
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from zerokit.train.out_of_memory import explained
 from zerokit.train.profile import profiling
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer, evaluating
+from zerokit.zero.replicas import Replicas
 
 UNITS = {"tokens": "nats", "classification": "nats", "regression": "mse"}
 PROMPTS = {256: "def "}
@@ -85,11 +87,13 @@ def _train(trainer: Trainer, cfg: Config, config: dict[str, Any], folder: Path, 
     trainer.on_phase = monitor.phase
     saver, resumed = open_state(trainer, cfg, config, folder)
     view.begin(trainer, resumed)
+    verify = verification(trainer, cfg.state.verify_every)
     if monitor.go_on(trainer.progress.step):
         with profiling(cfg.profile, trainer, folder / "profile") as after_step:
             for step, metrics in trainer.fit():
                 view.progress(step, metrics)
                 monitor.phase("save")
+                verify(step)
                 saver.after_step(step)
                 after_step()
                 if not monitor.go_on(step):
@@ -127,6 +131,25 @@ def open_state(
     resumed = saver.resume(paths)
     saver.prepare()
     return saver, resumed
+
+
+def verification(trainer: Trainer, every: int) -> Callable[[int], None]:
+    """What to call after each step: every `every` steps it compares what the ranks hold alike.
+
+    Raises (the function, on all ranks):
+        Ended: a rank holds other values, and of which parameter.
+    """
+    replicas = Replicas(trainer.engine) if every else None
+    if every and not replicas:
+        log.warning("state.verify_every: no rank holds the same as another here, so nothing is compared.")
+
+    def verify(step: int) -> None:
+        if replicas and step % every == 0:
+            difference = replicas.difference()
+            if difference is not None:
+                raise Ended(f"the weights or states of the ranks are not the same after step {step}: {difference}")
+
+    return verify
 
 
 def _log_to(path: Path) -> None:
