@@ -142,7 +142,11 @@ class Update:
                     values.copy_(self.master.load(part.weight, part.extra))
 
     def _compile(self, function: Callable, rule: Rule) -> Callable:
-        return torch.compile(function, dynamic=True, options=EXACT) if self.compiled and rule.compiles else function
+        if not (self.compiled and rule.compiles):
+            return function
+        # Dynamo counts compilations per code object, and closures of one function would share theirs.
+        function.__code__ = function.__code__.replace()
+        return torch.compile(function, dynamic=True, options=EXACT)
 
     def parts(self) -> Iterator[tuple[Part, Rule]]:
         """All that this rank updates, and by which rule."""
