@@ -28,7 +28,7 @@ COMMAND_LANGUAGES = ("sh", "bash", "console")
 OTHER_LANGUAGES = ("python", "text", "yaml")
 SCRIPTS = {code.partition("\n")[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
 """Python blocks by file name, which is their first line."""
-NOT_TRAINING = (
+NOT_TRAINING = ("sweep.dry_run=true", 
     "help", "report", "state", "export", "schema", "completion", "doctor", "dashboard", "--help", "--cfg", "--info",
     "--plot-schedule",
 )  # fmt: skip

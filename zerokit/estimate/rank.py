@@ -23,6 +23,7 @@ class DryCommunicator(Communicator):
         self.device, self.world, self.rank = META, world, 0
         self.compute = clock.compute
         self.gathers, self.reductions, self.updates = (Lane(clock, n) for n in ("gathers", "reductions", "updates"))
+        self.begun, self.last = 0, "none"
         self.calls: Counter[str] = Counter()
         self.traffic: Counter[str] = Counter()
         self.shared_bytes = 0

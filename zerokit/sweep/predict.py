@@ -89,5 +89,7 @@ def _forecast(config: Config, simulators: dict[str, Any]) -> Forecast:
         world = default_world(config)
         made = simulator.predict(config, world)
         return Forecast(made.predicted_gib, limit(config, simulator.hardware, world) / GIB)
-    except (ConfigError, RuntimeError) as error:
-        return Forecast(error=str(error).strip().splitlines()[0])
+    except ConfigError as error:
+        return Forecast(error=str(error))
+    except Exception as error:  # handed on: the cell is run without a prediction, which the table's notes say
+        return Forecast(error=f"{type(error).__name__}: {error}".splitlines()[0])
