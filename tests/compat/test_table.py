@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zerokit.compat.deepspeed.table import LEAVE, OPTIMIZERS, ROWS, Kind, Row, optimizer_kind
+from zerokit.compat.deepspeed.rows import LEAVE, Kind, Row
+from zerokit.compat.deepspeed.table import OPTIMIZERS, ROWS, SCHEDULERS, optimizer_kind
 from zerokit.compat.deepspeed.translation import Facts, translate
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
@@ -213,7 +214,9 @@ def test_auto_is_resolved_or_says_what_is_missing():
         translate(config)
 
 
-KINDS = [("optimizer", name, kind) for name, kind in OPTIMIZERS.items()]
+KINDS = [("optimizer", name, kind) for name, kind in OPTIMIZERS.items()] + [
+    ("scheduler", name, kind) for name, kind in SCHEDULERS.items()
+]
 
 
 @pytest.mark.parametrize(("group", "name", "kind"), KINDS, ids=[name for _, name, _ in KINDS])
@@ -232,9 +235,7 @@ def test_every_type_of_optimizer_and_scheduler(group, name, kind: Kind):
         if not row.to:
             continue
         assert hasattr(options(), row.to), f"{kind.name} has no option {row.to}"
-        value = VALUES.get(row.key, 0.5)
-        if row.kind is bool:
-            value = not row.default
+        value = not row.default if row.kind is bool else VALUES.get(row.key, 7)
         settings = translate({group: {"type": name, "params": {**required, row.key: value}}}).settings
         assert settings[f"{group}.{row.to}"] == row.value(value), row.key
     settings = translate({group: {"type": name, "params": required}}).nested()[group]
@@ -246,6 +247,8 @@ REQUIRED: tuple[str, ...] = ()
 VALUES = {
     "lr": 0.25, "betas": [0.7, 0.8], "eps": 1e-5, "weight_decay": 0.125, "bias_correction": False, "amsgrad": True,
     "max_grad_norm": 1.0, "eps_inside_sqrt": True, "dampening": 0.1,
+    "warmup_type": "linear", "momentum": 0.5, "beta2_decay": -0.5, "cycle_min_mom": 0.5, "cycle_max_mom": 0.75,
+    "warmup_min_ratio": 0.5, "cos_min_ratio": 0.25, "muon_lr": 0.5, "adam_lr": 0.25, "d": 2.0,
 }  # fmt: skip
 
 

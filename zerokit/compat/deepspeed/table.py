@@ -367,8 +367,8 @@ SCHEDULERS: Mapping[str, Kind] = {
         "one_cycle",
         "up, down, and on down; the momentum the other way",
         (
-            along("cycle_min_lr", RATES, "first learning rate", None),
-            along("cycle_max_lr", RATES, "largest learning rate", None),
+            along("cycle_min_lr", RATES, "first learning rate", LEAVE),
+            along("cycle_max_lr", RATES, "largest learning rate", LEAVE),
             along("decay_lr_rate", float, "decay per interval after the cycle", 0.0),
             along("cycle_first_step_size", int, "steps up", 2000),
             along("cycle_second_step_size", int | None, "steps down; as many if left out", None),
@@ -383,7 +383,11 @@ SCHEDULERS: Mapping[str, Kind] = {
         ),
     ),
     "WarmupLR": Kind("warmup", "warm-up, then constant", (*WARMUP, FIRST)),
-    "WarmupDecayLR": Kind("warmup_decay", "warm-up, then a line down to the first rate", (TOTAL, *WARMUP, FIRST)),
+    "WarmupDecayLR": Kind(
+        "warmup_decay",
+        "warm-up, then a line down to the first rate",
+        (TOTAL, *(replace(row, default=1e-3) if row.key == "warmup_max_lr" else row for row in WARMUP), FIRST),
+    ),
     "WarmupCosineLR": Kind(
         "warmup_cosine",
         "warm-up, then half a cosine",
