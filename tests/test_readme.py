@@ -28,9 +28,9 @@ COMMAND_LANGUAGES = ("sh", "bash", "console")
 OTHER_LANGUAGES = ("python", "text", "yaml")
 SCRIPTS = {code.partition("\n")[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
 """Python blocks by file name, which is their first line."""
-NOT_TRAINING = ("sweep.dry_run=true", 
-    "help", "report", "state", "export", "schema", "completion", "doctor", "dashboard", "--help", "--cfg", "--info",
-    "--plot-schedule",
+NOT_TRAINING = (
+    "help", "report", "convert", "state", "export", "schema", "completion", "doctor", "dashboard", "sweep.dry_run=true",
+    "--help", "--cfg", "--info", "--plot-schedule",
 )  # fmt: skip
 
 SHORT = ("train.steps=2", "train.log_every=1", "train.eval_batches=1", "train.sample_tokens=0", "data.seq_len=32")
@@ -109,7 +109,8 @@ def folder_of_a_run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def here(tmp_path) -> Path:
-    """The folder that a reader of the README is in, with a text to train on."""
+    """The folder that a reader of the README is in, with a text to train on and DeepSpeed's configuration."""
+    (tmp_path / "ds_config.json").write_text('{"train_batch_size": 8, "zero_optimization": {"stage": 2}}')
     (tmp_path / "book.txt").write_text("It was a bright cold day in April. " * 100)
     return tmp_path
 

@@ -9,11 +9,11 @@ from zerokit.compat.deepspeed import comm
 
 logger = logging.getLogger("zerokit.compat.deepspeed")
 
+logger.setLevel(logging.INFO)
 if not logger.handlers and not logging.getLogger().handlers:
     _handler = logging.StreamHandler()
     _handler.setFormatter(logging.Formatter("zerokit: %(message)s"))
     logger.addHandler(_handler)
-    logger.setLevel(logging.INFO)
     logger.propagate = False
 
 
