@@ -22,7 +22,7 @@ ALLOWED = {
     "zero": BASE | {"comm", "state"},
     "fault": set(),
     "train": BASE | COMPONENTS | {"comm", "zero", "state", "report", "fault"},
-    "estimate": BASE | COMPONENTS | {"comm", "zero", "train"},
+    "estimate": BASE | COMPONENTS | {"comm", "zero", "train", "launch"},
     "doctor": BASE | {"comm", "tracker", "train.metrics", "train.peak"},
     "launch": BASE | {"comm", "fault", "train.summary", "state.lock", "state.resume"},
     "sweep": BASE

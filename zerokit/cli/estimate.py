@@ -9,6 +9,8 @@ from pathlib import Path
 from zerokit.cli.train import parse
 from zerokit.config.compose import compose, prepare
 from zerokit.config.errors import ConfigError
+from zerokit.config.schema import Config
+from zerokit.estimate.hardware import Hardware, find
 
 
 def main(words: list[str]) -> int:
@@ -24,16 +26,26 @@ def main(words: list[str]) -> int:
         )
     prepare(args)
     (cfg,) = compose(args)
-    from zerokit.estimate.hardware import find
-
     known = None if cfg.estimate.hardware in (None, "measure") else find(cfg.estimate.hardware)  # before torch is there
     # torch says so at import; nothing here needs NumPy.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     from zerokit.estimate.compare import Comparison
     from zerokit.estimate.tables import show
 
+    if cfg.zero.auto:
+        cfg = _chosen(cfg, known)
     comparison = Comparison(cfg, known)
     show(comparison)
     if cfg.estimate.json is not None:
         Path(cfg.estimate.json).write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _chosen(cfg: Config, hardware: Hardware | None) -> Config:
+    """What `zero=auto` would run, with the reason printed."""
+    from zerokit.estimate.choose import choose
+    from zerokit.estimate.machine import default_world, hardware_of
+
+    choice = choose(cfg, default_world(cfg), hardware or hardware_of(cfg))
+    print("\n".join([*choice.why(choice.fitting[0]), ""]))
+    return choice.fitting[0].cfg

@@ -17,6 +17,9 @@ class ZeroConfig:
 
     stage: Literal[0, 1, 2, 3] = 2
     """0 divides nothing, 1 the optimizer state, 2 also the gradients, 3 also the parameters."""
+    auto: bool = False
+    """Take the fastest stage, checkpointing and micro-batch that are predicted to fit, at the same global batch; a
+    batch.micro that is given is kept. What runs out of memory all the same is followed by the next."""
     units: list[str] = field(default_factory=list)
     """Modules gathered and reduced together: class names or name patterns such as `blocks.*`; empty means automatic."""
     min_unit: int = 1_000_000

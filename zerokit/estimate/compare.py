@@ -16,6 +16,12 @@ from zerokit.estimate.prediction import GIB, Prediction
 from zerokit.estimate.simulate import Simulator
 from zerokit.zero.placement import STAGES
 
+CONTEXT = int(1.5 * GIB)
+"""Bytes of a GPU for CUDA's context, kernels and NCCL, as seen beside PyTorch's allocator on 2 x H200 (device_gib in
+bench/results)."""
+SHARE = 0.95
+"""Of the rest; fragmentation takes what is left."""
+
 
 def with_stage(cfg: Config, stage: int) -> Config:
     """The configuration at another stage."""
@@ -30,10 +36,13 @@ def with_checkpointing(cfg: Config, name: str) -> Config:
 
 
 def limit(cfg: Config, hardware: Hardware, world: int) -> int:
-    """Bytes that a rank may take: what the configuration allows, else what the device has. Ranks share a host's."""
+    """Bytes that a rank may take: what the configuration allows, else what the device has beside what is not predicted.
+    Ranks on a CPU share the host's."""
     if cfg.estimate.memory_gib is not None:
         return int(cfg.estimate.memory_gib * GIB)
-    return hardware.memory // (min(world, hardware.per_host) if hardware.device == "cpu" else 1)
+    if hardware.device == "cpu":
+        return int(hardware.memory * SHARE) // min(world, hardware.per_host)
+    return int((hardware.memory - CONTEXT) * SHARE)
 
 
 class Comparison:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import replace
 
 import torch
@@ -32,10 +33,25 @@ def hardware_of(cfg: Config) -> Hardware:
 
 
 def this_gpu() -> Hardware:
-    """The entry most like the first GPU, with its memory. Initialises CUDA only where NVML cannot answer."""
+    """The entry most like the first GPU, with its memory. Leaves CUDA alone, which a fork would not survive."""
+    name, mebibytes = _driver_says() or _torch_says()
+    entry = next((entry for word, entry in LIKE if word in name), "h100_ib400")
+    return replace(TABLE[entry], memory=mebibytes << 20, per_host=torch.cuda.device_count())
+
+
+def _driver_says() -> tuple[str, int] | None:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    name, comma, size = answer.stdout.partition("\n")[0].rpartition(",")
+    return (name, int(size)) if comma and size.strip().isdigit() else None
+
+
+def _torch_says() -> tuple[str, int]:
     properties = torch.cuda.get_device_properties(0)
-    name = next((entry for word, entry in LIKE if word in properties.name), "h100_ib400")
-    return replace(TABLE[name], memory=properties.total_memory, per_host=torch.cuda.device_count())
+    return properties.name, properties.total_memory >> 20
 
 
 def host_memory() -> int:

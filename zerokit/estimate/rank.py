@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import torch
 from torch import Tensor
 
@@ -20,15 +18,11 @@ class DryCommunicator(Communicator):
     """Rank 0 of `world` ranks on the meta device, with the streams of a clock and the links of a hardware entry."""
 
     def __init__(self, world: int, hardware: Hardware, clock: Clock, ledger: Ledger):
-        self.device, self.world, self.rank = META, world, 0
+        super().__init__(META)
+        self.world, self.rank = world, 0
         self.compute = clock.compute
         self.gathers, self.reductions, self.updates = (Lane(clock, n) for n in ("gathers", "reductions", "updates"))
-        self.begun, self.last = 0, "none"
-        self.calls: Counter[str] = Counter()
-        self.traffic: Counter[str] = Counter()
-        self.shared_bytes = 0
         self.memories: list[DryPeer] = []
-        self._peer: PeerMemory | None = None
         self._hardware, self._clock, self._ledger = hardware, clock, ledger
 
     def peer_memory(self, elements: int, dtype: torch.dtype) -> PeerMemory | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -120,6 +121,12 @@ class Simulator:
         ledger.label([*wires, *(memory.local for memory in comm.memories)], "reduce buffers")
         ledger.label([storage.weights], "weights")  # may be peer memory too
         return engine
+
+
+def forget_compiled() -> None:
+    """Drop what was compiled for predictions, which nothing that trains can use."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 def _label_forward(model: nn.Module, tracker: Tracker) -> None:

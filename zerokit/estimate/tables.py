@@ -132,7 +132,7 @@ def _by_world(comparison: Comparison, title: str, cell: Callable[[Prediction], s
 
 def _notes(comparison: Comparison) -> list[str]:
     peer, bound = comparison.chosen.peer_bytes, limit(comparison.cfg, comparison.hardware, comparison.world)
-    notes = ["", f"* as configured   ! more than the {format_bytes(bound)} of a rank"]
+    notes = ["", f"* as configured   ! more than the {format_bytes(bound)} that a rank may take"]
     if peer:
         notes.append(f"{format_bytes(peer)} of stage {comparison.chosen.stage} lie outside PyTorch's allocator.")
     if not comparison.timed:

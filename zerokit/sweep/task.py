@@ -15,7 +15,7 @@ import zerokit.launch
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
-from zerokit.launch import launch
+from zerokit.estimate.start import start
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
 from zerokit.sweep.cell import Cell, outcome
@@ -88,7 +88,7 @@ class Task:
             if inside:
                 _stop(0)
             return read_summary(folder)
-        return (_lead if inside else launch)(config, folder, self.entry)
+        return (_lead if inside else start)(config, folder, self.entry)
 
     def of_cell(self, words: list[str]) -> Task:
         """Return the task of one job whose folder is prepared; its command line is that of the job alone."""
@@ -108,7 +108,7 @@ class Task:
 def _lead(config: Config, folder: Path, entry: str) -> dict[str, Any]:
     """Launch as rank 0 of processes that each got this job, such as the tasks of a Slurm job of submitit."""
     try:
-        return launch(config, folder, entry)
+        return start(config, folder, entry)
     except ConfigError:
         raise
     except Exception as error:

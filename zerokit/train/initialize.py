@@ -64,7 +64,10 @@ def typed(config: Mapping[str, Any], others: Mapping[str, Any] | None = None) ->
         if isinstance(values[group], str):
             values[group] = {"name": values[group]}
     values["train"] = {"compile": False} | dict(values.get("train") or {})
-    return Config.from_dict({key: dict(value) for key, value in values.items()})
+    cfg = Config.from_dict({key: dict(value) for key, value in values.items()})
+    if cfg.zero.auto:
+        raise ConfigError("zero.auto: only runs of zerokit's own loop choose for themselves; set zero.stage.")
+    return cfg
 
 
 def _join(cfg: Config) -> torch.device:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zerokit.train.advice import advice
-from zerokit.train.metrics import format_bytes, format_count, format_seconds, printable
+from zerokit.train.metrics import GIB, format_bytes, format_count, format_seconds, printable
 
 KINDS = {"parameters": "blue", "gradients": "yellow", "optimizer": "magenta", "other": "bright_black"}
 STATES = ("parameters", "gradients", "optimizer")
@@ -93,6 +93,7 @@ def _ending(summary: dict[str, Any]) -> RenderableType | None:
 
 def _figures(summary: dict[str, Any], unit: str) -> RenderableType | None:
     rows = [("loss", _loss(summary, unit)), ("throughput", _throughput(summary)), ("time", _time(summary))]
+    rows.append(("peak", _peak(summary)))
     grid = _grid()
     for label, text in rows:
         if text:
@@ -119,6 +120,16 @@ def _throughput(summary: dict[str, Any]) -> Text | None:
     if summary.get("tokens_per_sec_per_gpu") and summary.get("world_size", 1) > 1:
         text.append(f", {format_count(summary['tokens_per_sec_per_gpu'])} per rank")
     return text
+
+
+def _peak(summary: dict[str, Any]) -> Text | None:
+    ranks = [gib for gib in summary.get("max_allocated_gib") or [] if gib is not None]
+    if not ranks or not summary.get("predicted_gib"):
+        return None
+    return Text.assemble(
+        (format_bytes(max(ranks) * GIB), "bold"),
+        f" of memory, {format_bytes(summary['predicted_gib'] * GIB)} predicted",
+    )
 
 
 def _time(summary: dict[str, Any]) -> Text | None:

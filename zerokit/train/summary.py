@@ -28,6 +28,10 @@ FILES = {
 }
 
 
+PREDICTION = "prediction.json"
+"""What was predicted, in a run's folder; becomes a part of summary.json."""
+
+
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Replace summary.json in one move, so that a reader never sees half of it."""
     path = run_dir / "summary.json"
@@ -59,6 +63,15 @@ def earlier_attempts(run_dir: Path) -> list[dict[str, Any]]:
     last = read_summary(run_dir)
     told = ("status", "error", "world_size", "started", "resumed_from")
     return [*last.get("attempts", []), {key: last.get(key) for key in told}]
+
+
+def predicted_facts(run_dir: Path) -> dict[str, Any]:
+    """What was predicted for the run before it started; empty where nothing was."""
+    try:
+        values = json.loads((run_dir / PREDICTION).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:

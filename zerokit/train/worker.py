@@ -51,6 +51,7 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
     rank, _, world = place()
     _log_to(folder / "logs" / f"rank{rank}.log")
     facts = summaries.first_facts(config, world) | {"attempts": summaries.earlier_attempts(folder)}
+    facts |= summaries.predicted_facts(folder)
     view = _View(cfg, config, folder, facts) if rank == 0 else _Silence(folder)
     trainer = None
     with _monitor(cfg.launch, folder, view) as monitor:
@@ -234,6 +235,8 @@ class _View:
 
     def progress(self, step: int, metrics: dict[str, float] | None) -> None:
         """A step is done."""
+        if metrics is not None and self.summary.get("predicted_gib") is not None:
+            metrics = metrics | {"memory/predicted_gib": self.summary["predicted_gib"]}
         self.console.progress(step, metrics)
         if metrics is not None:
             self.file.log(metrics, step)

@@ -1,0 +1,96 @@
+"""Before a run: predict it, note the prediction in its folder, and with `zero=auto` choose it and go on to the next."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from zerokit.config.schema import Config
+from zerokit.launch import launch
+from zerokit.launch.environment import joined_rank
+from zerokit.launch.errors import TrainingFailed
+from zerokit.train.summary import PREDICTION, read_summary, write_summary
+
+log = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = re.compile(r"out ?of ?memory|SIGKILL", re.IGNORECASE)
+
+
+def start(config: Config, run_dir: Path, entry: str | None = None) -> dict[str, Any]:
+    """Launch the run as `zerokit.launch.launch` does, with its prediction.
+
+    With `zero.auto` the candidates run one after the other until one does not run out of memory; summary.json lists
+    them as `choices`. Where torchrun or srun started the processes, a failure ends them, so there is one attempt.
+
+    Raises:
+        ConfigError: as `launch`, or nothing is predicted to fit. TrainingFailed: as `launch`, of the last attempt.
+    """
+    if config.zero.auto:
+        return _auto(config, run_dir, entry)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _note(run_dir, _predicted(config) if config.estimate.run else {})
+    return launch(config, run_dir, entry)
+
+
+def _predicted(config: Config) -> dict[str, Any]:
+    """What is predicted for a run, or why nothing is."""
+    from zerokit.estimate.machine import default_world, hardware_of
+    from zerokit.estimate.simulate import Simulator, forget_compiled
+
+    try:
+        made = Simulator(config, hardware_of(config)).predict(config, default_world(config))
+    except (
+        Exception
+    ) as error:  # a run never fails for want of its prediction; what is wrong with the run, it says itself
+        log.info("nothing is predicted", exc_info=True)
+        return {"predicted_gib": None, "prediction_error": f"{type(error).__name__}: {error}"}
+    finally:
+        forget_compiled()
+    return {"predicted_gib": made.predicted_gib, "predicted": made.to_dict()}
+
+
+def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
+    from zerokit.estimate.choose import choose
+    from zerokit.estimate.machine import default_world, hardware_of
+    from zerokit.estimate.simulate import forget_compiled
+
+    choice = choose(config, default_world(config), hardware_of(config))
+    forget_compiled()
+    candidate, attempts = choice.fitting[0], []
+    run_dir.mkdir(parents=True, exist_ok=True)
+    while True:
+        why, made = choice.why(candidate), candidate.prediction
+        print("\n".join(why), flush=True)
+        attempts.append({"choice": str(candidate), "predicted_gib": made.predicted_gib, "predicted_s": made.seconds,
+                         "status": "running", "error": None})  # fmt: skip
+        facts = {"predicted_gib": made.predicted_gib, "predicted": made.to_dict()}
+        _note(run_dir, facts | {"why": why, "choices": attempts})
+        try:
+            summary = launch(candidate.cfg, run_dir, entry)
+        except TrainingFailed as error:
+            following = choice.after(candidate) if OUT_OF_MEMORY.search(str(error)) else None
+            _record(run_dir, attempts, "failed", str(error).splitlines()[0])
+            if following is None or joined_rank() is not None:
+                raise
+            print(f"zero=auto: {candidate} ran out of memory.", flush=True)
+            candidate = following
+            continue
+        return _record(run_dir, attempts, summary.get("status", "finished"), None) or summary
+
+
+def _record(run_dir: Path, attempts: list[dict[str, Any]], status: str, error: str | None) -> dict[str, Any]:
+    """Write down how the last attempt ended."""
+    attempts[-1] |= {"status": status, "error": error}
+    summary = read_summary(run_dir)
+    if summary:
+        summary["choices"] = attempts
+        write_summary(run_dir, summary)
+    return summary
+
+
+def _note(run_dir: Path, facts: dict[str, Any]) -> None:
+    """Leave what is known before the run where its rank 0 finds it."""
+    (run_dir / PREDICTION).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
