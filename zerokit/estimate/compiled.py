@@ -21,7 +21,25 @@ from torch import Tensor, fx
 
 from zerokit.estimate.costs import flops_of, moved_bytes, tensors_in
 
-FUSED = frozenset(
+REDUCTIONS = frozenset(
+    {
+        "aten.sum",
+        "aten.mean",
+        "aten.amax",
+        "aten.amin",
+        "aten.max",
+        "aten.min",
+        "aten.var_mean",
+        "aten.var",
+        "aten.prod",
+        "aten.any",
+        "aten.all",
+        "aten.argmax",
+        "aten.argmin",
+    }  # fmt: skip
+)
+"""Operations whose results Inductor always keeps, so that their inputs are not needed for longer."""
+FUSED = REDUCTIONS | frozenset(
     {
         "aten.sum",
         "aten.mean",
@@ -200,6 +218,8 @@ class Region:
             elif node.op == "call_function" and not _is_view(node) and not _is_fused(node):
                 written.add(node)
                 written.update(base(n) for n in node.all_input_nodes)
+            elif _name(node) in REDUCTIONS:
+                written.add(node)
         return written
 
     def _schedule(self, node: fx.Node, written: set[fx.Node]) -> None:
