@@ -137,7 +137,8 @@ def test_a_command_runs(command, here, request):
         return
     start, arguments = python_words(words, here)
     if not trains(start, arguments):
-        assert execute([*start, *arguments], here).strip()
+        shown = execute([*start, *arguments], here).strip()
+        assert shown or words[-1] == "sample.py"  # DeepSpeed's sample script says nothing
         return
     execute([*start, *shortened(arguments, here / "out")], here)
     runs = summaries(here / "out")
