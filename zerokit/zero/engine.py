@@ -52,7 +52,7 @@ class Engine:
         accumulation: int = 1,
         clip_norm: float | None = None,
         max_skips: int = 20,
-        seed: int = 0,
+        seed: int | None = 0,
         units: Sequence[str] = (),
         min_unit: int = 0,
         prefetch: int = 1,
@@ -63,7 +63,8 @@ class Engine:
         """Divide the model's state. The keywords mean what the config keys of the same names mean.
 
         comm: the ranks and their device (by default all ranks, on the CPU). groups: which parameters share
-        hyperparameters. seed: of first weights on the meta device. peers: transport by peer memory where possible.
+        hyperparameters. seed: of first weights on the meta device; None takes rank 0's. peers: transport by peer memory
+        where possible.
         compile_update: run the optimizer as one compiled kernel; transient_gradients: give the memory of gradients to
         activations from the update to the next backward pass (both by default on a GPU).
 
