@@ -12,6 +12,7 @@ from zerokit.config.schema import TrainConfig
 
 NEEDED = {
     "data=text": [f"data.files=[{CONF / 'config.yaml'}]"],
+    "optimizer=onebit_adam": ["zero=stage1"],
     "model=mlp": ["data=synthetic", "data.task=regression"],
 }
 CHOICES = [f"{group}={name}" for group in FOLDER_GROUPS for name in choices(group)]

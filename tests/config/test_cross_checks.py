@@ -20,6 +20,11 @@ from zerokit.config.schema import LaunchConfig
         (["data=synthetic", "data.task=regression"], "takes tokens, but data.task=regression"),
         (["model.context=8"], "model.context=8 is shorter than data.seq_len"),
         (["model.vocab_size=8"], "model.vocab_size=8 is below the 256 tokens"),
+        (
+            ["optimizer=onebit_adam"],
+            "onebit_adam does not work at zero.stage=2.* Choose zero=stage0 or zero=stage1, or",
+        ),
+        (["optimizer=onebit_adam", "zero=stage3"], "onebit_adam does not work at zero.stage=3"),
         (["data=text", "data.files=[no_such_file]"], "no file matches no_such_file"),
     ],
 )

@@ -67,8 +67,13 @@ def test_row_5_training_goes_on_bit_for_bit(stage, precision, tmp_path):
     assert all(run_ranks(go_on, 2, tmp_path, stage, precision, "adamw"))
 
 
+def highest(optimizer: str, stage: int) -> int:
+    """The stage, or the highest one below it that an optimizer works at."""
+    return min(stage, max(registry.options_type("optimizer", optimizer).stages or (stage,)))
+
+
 def go_on_with_all(folder: Path) -> dict[str, bool]:
-    return {name: go_on(folder / name, 3, "bf16", name) for name in registry.names("optimizer")}
+    return {name: go_on(folder / name, highest(name, 3), "bf16", name) for name in registry.names("optimizer")}
 
 
 def test_row_5_every_optimizer_goes_on_bit_for_bit(tmp_path):
@@ -78,7 +83,7 @@ def test_row_5_every_optimizer_goes_on_bit_for_bit(tmp_path):
 
 def save_with_all(folder: Path) -> None:
     for name in registry.names("optimizer"):
-        trained(2, optimizer=name).save(folder / name)
+        trained(highest(name, 2), optimizer=name).save(folder / name)
 
 
 def resave_with_all(folder: Path, stage: int) -> None:

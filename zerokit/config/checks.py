@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ def check(config: Config) -> None:
         ConfigError: naming the keys that do not fit each other.
     """
     _check_batch(config)
+    _check_stage(config)
     _check_schedule(config)
     _check_data(config)
     _check_profile(config)
@@ -40,6 +42,21 @@ def _check_batch(config: Config) -> None:
         resolve_batch(config.batch, world)
     elif config.batch.global_ is None and config.batch.micro is None:
         resolve_batch(config.batch, 1)
+
+
+def allowed_stages(config: Config) -> Sequence[int] | None:
+    """The stages that the optimizer works at; None: all."""
+    return getattr(config.optimizer.options, "stages", None)
+
+
+def _check_stage(config: Config) -> None:
+    allowed, stage = allowed_stages(config), config.zero.stage
+    if allowed is not None and not config.zero.auto and stage not in allowed:
+        choices = " or ".join(f"zero=stage{number}" for number in allowed)
+        raise ConfigError(
+            f"optimizer={config.optimizer.name} does not work at zero.stage={stage}, where gradients are divided among "
+            f"the ranks. Choose {choices}, or optimizer=adamw."
+        )
 
 
 def _check_schedule(config: Config) -> None:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import BatchConfig, Config
-from zerokit.estimate.compare import limit, with_checkpointing, with_stage
+from zerokit.estimate.compare import limit, possible_stages, with_checkpointing, with_stage
 from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.simulate import Simulator
 from zerokit.train.metrics import format_bytes, format_seconds
-from zerokit.zero.placement import STAGES
 
 POLICIES = ("none", "selective", "every_k", "full")
 MICRO_BATCHES = 3
@@ -88,7 +87,7 @@ def choose(cfg: Config, world: int, hardware: Hardware) -> Choice:
 def _of_batch(cfg: Config, world: int, batch: Batch, simulator: Simulator) -> list[Candidate]:
     """Every stage and checkpointing with one cut of the batch. What a checkpointing changes is predicted at one stage
     and added to the others."""
-    stages = tuple(STAGES) if world > 1 else (0,)  # one rank has one stage
+    stages = tuple(possible_stages(cfg)) if world > 1 else (0,)  # one rank has one stage
     first, *policies = dict.fromkeys((cfg.checkpointing.name, *POLICIES))
     configs = {(s, name): _variant(cfg, s, name, batch) for s in stages for name in (first, *policies)}
     made = {(stage, first): simulator.predict(configs[stage, first], world) for stage in stages}

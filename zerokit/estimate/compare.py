@@ -8,6 +8,7 @@ from typing import Any
 
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
+from zerokit.config.checks import allowed_stages
 from zerokit.config.registry import Choice
 from zerokit.config.schema import BatchConfig, Config
 from zerokit.estimate.hardware import Hardware
@@ -21,6 +22,11 @@ CONTEXT = int(1.5 * GIB)
 bench/results)."""
 SHARE = 0.95
 """Of the rest; fragmentation takes what is left."""
+
+
+def possible_stages(cfg: Config) -> list[int]:
+    """The stages that the configuration's optimizer works at."""
+    return list(allowed_stages(cfg) or STAGES)
 
 
 def with_stage(cfg: Config, stage: int) -> Config:
@@ -81,7 +87,7 @@ class Comparison:
     @cached_property
     def stages(self) -> list[Prediction]:
         """Every stage."""
-        return [self.at(stage, self.world) for stage in STAGES]
+        return [self.at(stage, self.world) for stage in possible_stages(self.cfg)]
 
     @cached_property
     def policies(self) -> list[Prediction]:
@@ -91,7 +97,7 @@ class Comparison:
     @cached_property
     def by_world(self) -> list[list[Prediction]]:
         """Every stage, on every number of ranks."""
-        return [[self.at(stage, world) for world in self.worlds] for stage in STAGES]
+        return [[self.at(stage, world) for world in self.worlds] for stage in possible_stages(self.cfg)]
 
     def to_dict(self) -> dict[str, Any]:
         """All predictions as plain values."""

@@ -41,7 +41,7 @@ class DryEngine(Engine):
             moved = gradient.nbytes + 2 * sum(t.nbytes for t in written)
             tracker.clock.work(tracker.hardware.overhead + moved / tracker.hardware.bandwidth, "update")
 
-        self._update._kernels = [kernel] * len(self._update.groups)
+        self._update._kernels = dict.fromkeys((True, False), [kernel] * len(self._update.groups))
 
 
 class Simulator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import defaults, parse_fields, parse_value, to_plain, unknown_key
@@ -22,6 +22,8 @@ class State:
     per: elements that share one value; divides 64, so that no shard's border cuts a block.
     initial: first value, or "parameter" for a copy of the parameter.
     along: None for states that are divided with the elements; else the state is small and whole on every rank.
+    placement: None for that of the elements that a rank updates. A state that belongs to the exchange of `compressed`
+        optimizers has its own: "partial" (every rank has a whole one of its own) or "shard" (each element on one rank).
     """
 
     name: str
@@ -29,6 +31,7 @@ class State:
     per: int = 1
     initial: float | Literal["parameter"] = 0.0
     along: Along | None = None
+    placement: Literal["partial", "shard"] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class Phase:
 class OptimizerOptions:
     """Options of every optimizer: which parameters decay, and groups with values of their own. Subclasses check their
     values in `check`."""
+
+    stages: ClassVar[Sequence[int] | None] = None
+    """Stages whose placements the optimizer works with; None: all."""
 
     weight_decay: float = 0.0
     """Weight decay of matrices and other parameters with two or more dimensions."""
@@ -137,6 +143,11 @@ class Optimizer:
     """Constant vectors that `update` finds in `s`."""
     compiles = True
     """Whether torch.compile may make one kernel of `update`."""
+    exact_steps: int | None = None
+    """Steps after which ranks exchange compressed momenta in place of gradients, skipped ones included; None: never.
+    From then on `momentum_of(mean, g, s)` gives a rank's own momentum of its own gradients, the exchange writes its
+    mean over the ranks into the state `exp_avg`, and `update_compressed(p, state, s)` takes the place of `update`. The
+    states `worker_error` and `server_error` are the exchange's."""
     evaluate: Callable | None = None
     """`evaluate(p, state) → p` gives the weights to evaluate and export, where they are not those that are trained."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from zerokit.config.checks import allowed_stages
 from zerokit.config.schema import Config
 from zerokit.train.metrics import format_bytes
 from zerokit.train.trainer import Trainer
@@ -126,8 +127,9 @@ def find_remedies(cfg: Config, trainer: Trainer, held: dict[str, int], shortage:
 
 def _stages(cfg: Config, engine: Engine) -> Iterator[Remedy]:
     now, stage = sum(engine.memory().values()), engine.stage
+    allowed = allowed_stages(cfg)
     for number, other in STAGES.items():
-        if number > cfg.zero.stage and engine.comm.world > 1:
+        if number > cfg.zero.stage and (allowed is None or number in allowed) and engine.comm.world > 1:
             saves = now - sum(memory_at(engine, other, cfg.zero.prefetch).values())
             if saves > 0:
                 yield Remedy("stage", f"zero=stage{number}", saves, True, _cost(stage, other))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from zerokit.comm import Communicator
+from zerokit.zero.compress import exact_steps
 from zerokit.zero.evaluation import EvaluationWeights
 from zerokit.zero.gather import Gatherer
 from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
@@ -80,6 +81,7 @@ class Engine:
         self.max_skips = max_skips
         groups = groups or ParameterGroups()
         ruled = [group if group.rule else replace(group, rule=optimizer) for group in groups.groups]
+        self._exact_steps = exact_steps([group.rule for group in ruled], self.declared)
         modules = unit_modules(model, units)
         self.units = partition(model, self.comm.world, modules, groups.of, min_unit)
         if not any(unit.trainable for unit in self.units):
@@ -112,6 +114,7 @@ class Engine:
         self.reader = WeightReader(self)
         self._evaluation = EvaluationWeights(self)
         self._make_counters()
+        self._steps_done = 0  # taken or skipped: the host and all ranks know it without asking the device
         self._counts = True  # micro-batches are counted, as nobody said which is the last
         self.zero_grad()
         self.state = EngineState(self)
@@ -237,6 +240,8 @@ class Engine:
                 f"engine.backward was called {counted if self._counts else 'after the last micro-batch of the step'}: "
                 "call engine.step() after every step's micro-batches."
             )
+        if self._micro == 0:
+            self.reducer.aim(self.stage.optimizer if self._exact else Placement.PARTIAL)
         self._counts = last is None
         last = self._micro == self.accumulation - 1 if last is None else last
         factor = self._loss_share if share is None else self._loss_share.new_full((), share / self.comm.world)
@@ -288,10 +293,27 @@ class Engine:
             self._count(norm, ok)
             scale = clip_coefficient(norm, self.clip_norm) * unscale
             units = self.gatherer.in_order_of_use(self.storage.trainable)
-            self._update(units, self.comm, self._lr, self._momentum, self.steps_taken, scale, ok)
+            self._update(units, self.comm, self._lr, self._momentum, self.steps_taken, scale, ok, self._exact)
             if scaler is not None:
                 scaler.update(ok)
+        self._steps_done += 1
         self.gatherer.weights_changed()
+
+    @property
+    def changes(self) -> bool:
+        """Whether later steps may be other ones than this: a recording of it would not do for them."""
+        return self._exact_steps is not None
+
+    @property
+    def _exact(self) -> bool:
+        """Whether gradients are summed over the ranks in the step under way; else momenta travel, compressed."""
+        return self._exact_steps is None or self._steps_done < self._exact_steps
+
+    def states_changed(self) -> None:
+        """The optimizer's states or the counters were written from outside. Waits for the device where steps differ."""
+        self._update.exchange.forget()
+        if self._exact_steps is not None:
+            self._steps_done = int(self.steps_taken + self.steps_skipped)
 
     def _count(self, norm: Tensor, ok: Tensor) -> None:
         self.grad_norm.copy_(norm)
@@ -333,7 +355,7 @@ class Engine:
     @property
     def gradient_placement(self) -> Placement:
         """Where the gradients of the step under way lie."""
-        return self.stage.optimizer if self._reduced else self.stage.gradient
+        return self.reducer.target if self._reduced else self.stage.gradient
 
     # -- weights and memory ------------------------------------------------------------------------------------------
 
@@ -403,7 +425,7 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes that this rank holds by kind, exact: parameters, gradients, optimizer, buffers."""
         memory = self.storage.memory()
-        return memory | {"buffers": memory["buffers"] + self.landing_bytes}
+        return memory | {"buffers": memory["buffers"] + self.landing_bytes + self._update.exchange.nbytes}
 
     def memory_at(self, stage: Stage | int) -> dict[str, int]:
         """Bytes of parameters, gradients and optimizer states that a rank would hold at another stage."""

@@ -17,6 +17,9 @@ class GradientNorm:
     Units are added one by one while backward goes on. Every stage sums the same shards in the same order, also where
     gradients are whole on every rank: so the stages clip by bit-identical coefficients, and a replicated gradient is
     read once instead of once per rank.
+
+    local: gradients stay apart, so their sum has no norm yet; take the root mean square over the ranks of their norms,
+    which bounds it from above (as the square is convex).
     """
 
     def __init__(self, storage: Storage, comm: Communicator):
@@ -26,10 +29,12 @@ class GradientNorm:
         self._norms = torch.zeros(len(units), dtype=torch.float32, device=comm.device)
         self._places = dict(zip(units, self._norms.unbind(), strict=True))
         self._comm = comm
+        self.local = False
 
     def add(self, unit: Unit) -> None:
         """Take the norm of a unit whose gradients are complete, on the current stream."""
-        torch.linalg.vector_norm(self._shards[unit], out=self._places[unit], dtype=torch.float32)
+        values = unit.gradient if self.local else self._shards[unit]
+        torch.linalg.vector_norm(values, out=self._places[unit], dtype=torch.float32)
 
     def __call__(self) -> Tensor:
         """The norm of all units, each of which was added: 0-dim float64; infinite or NaN if any rank's gradient is.
@@ -38,7 +43,8 @@ class GradientNorm:
         """
         total = self._norms.double().square().sum()
         self._comm.all_reduce(total, kind="norm")
-        return total.sqrt()
+        # Each rank's part of the mean is 1 / world of its own gradient.
+        return (total * self._comm.world if self.local else total).sqrt()
 
 
 def clip_coefficient(norm: Tensor, clip_norm: float | None) -> Tensor:

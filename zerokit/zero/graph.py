@@ -37,6 +37,11 @@ class CapturedStep:
             raise ValueError(
                 f"train.cuda_graph=true needs a GPU; this rank computes on {engine.device.type}. Set it to false."
             )
+        if engine.changes:
+            raise ValueError(
+                "train.cuda_graph=true replays one recorded step, and this optimizer's steps change after its warm-up. "
+                "Set it to false."
+            )
         self._engine, self._step = engine, step
         self._stream = torch.cuda.Stream(engine.device, priority=COMPUTE)
         self._stream.wait_stream(torch.cuda.current_stream())

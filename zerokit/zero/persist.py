@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from zerokit.zero.layout import Span
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import STAGES, Placement
+from zerokit.zero.states import placement_of
 from zerokit.zero.unit import Unit
 
 if TYPE_CHECKING:
@@ -102,7 +104,8 @@ class EngineState:
         """This rank's part of what is saved: every element on one rank."""
         rank, world = self._comm.rank, self._comm.world
         shared = [piece.share(rank, world) if everywhere else piece for piece, everywhere in self._shared()]
-        return [*shared, *(whole(f"rank{rank}/{key}", value) for key, value in self._own.tensors.items())]
+        own = (whole(f"rank{rank}/{key}", value) for key, value in self._own.tensors.items())
+        return [*shared, *own, *self._partial_states()]
 
     def _shared(self) -> Iterator[tuple[Piece, bool]]:
         """What this rank holds of the tensors that ranks share, and whether every rank holds the same."""
@@ -128,15 +131,27 @@ class EngineState:
 
     def _states(self) -> Iterator[tuple[Piece, bool]]:
         states = self._storage.states
+        for placement, piece in self._state_pieces():
+            if placement is not Placement.PARTIAL:
+                yield piece, placement is Placement.REPLICATE
+        for name, kept in states.kept.items():
+            yield whole(f"optimizer.{name}", kept), True
+
+    def _partial_states(self) -> Iterator[Piece]:
+        """Optimizer states that each rank has a whole one of: each saves its own."""
+        for placement, piece in self._state_pieces():
+            if placement is Placement.PARTIAL:
+                yield replace(piece, name=f"rank{self._comm.rank}/{piece.name}")
+
+    def _state_pieces(self) -> Iterator[tuple[Placement, Piece]]:
+        states = self._storage.states
         shapes = {name: unit.shapes[i] for unit in self._storage.trainable for i, name in enumerate(unit.names)}
         for part in states.slices():
             whole_shape = shapes[part.parameter]
             shape = tuple(whole_shape) if part.size == whole_shape.numel() else (part.size,)
             name = f"optimizer.{part.name}/{part.parameter}"
-            divided = states.declared[part.name].along is None and self._storage.stage.optimizer is Placement.SHARD
-            yield Piece(name, shape, part.start, part.values.dtype, (part.values,)), not divided
-        for name, kept in states.kept.items():
-            yield whole(f"optimizer.{name}", kept), True
+            placement = placement_of(states.declared[part.name], self._storage.stage)
+            yield placement, Piece(name, shape, part.start, part.values.dtype, (part.values,))
 
     def _counters(self) -> dict[str, Tensor]:
         engine = self._engine
@@ -203,6 +218,8 @@ class EngineState:
         self._check(manifest, [*wanted, *own], optional, path)
         self._begin()
         with StateReader(path, manifest) as reader, torch.no_grad():
+            for piece in () if weights_only else self._partial_states():
+                piece.views[0].zero_()
             restore(reader, [*wanted, *own])
             same_rank = any(piece.name.endswith("rng/torch") for piece in own)
             self._own.apply(generators and same_rank)
@@ -237,12 +254,15 @@ class EngineState:
         return name.startswith(WEIGHT) and not any(parameter in unit.names for unit in self._engine.units)
 
     def _own_pieces(self, manifest: Manifest, extra: list[Piece]) -> list[Piece]:
-        """This rank's own tensors as far as the state has them; buffers of rank 0 where it was of another world."""
+        """This rank's own tensors as far as the state has them; where it was of another world, buffers of rank 0, and
+        no states that each rank has a whole one of."""
         same_world = manifest.facts.get("world") == self._comm.world
         pieces = []
         for key, value in self._own.tensors.items():
             rank = 0 if key.startswith("buffer/") and not same_world else self._comm.rank
             pieces.append(whole(f"rank{rank}/{key}", value))
+        if same_world:
+            pieces += self._partial_states()
         return [piece for piece in (*pieces, *extra) if piece.name in manifest.tensors]
 
     def _begin(self) -> None:
@@ -264,6 +284,7 @@ class EngineState:
         self.exchange.gather(None)
         engine.gatherer.invalidate()
         engine.gatherer.weights_changed()
+        engine.states_changed()
 
     # -- whole weights -----------------------------------------------------------------------------------------------
 

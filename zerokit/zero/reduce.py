@@ -27,7 +27,12 @@ class Reducer:
         self._next = 0
         self._first = self._last = True
         self._done = None
+        self.target = storage.stage.optimizer
         self._writes_in_place = transition(Placement.PARTIAL, storage.stage.gradient) is Collective.NOTHING
+
+    def aim(self, target: Placement) -> None:
+        """Where the gradients of the next steps go: the optimizer's placement, or PARTIAL to leave them apart."""
+        self.target, self._norm.local = target, target is Placement.PARTIAL
 
     def begin(self, first: bool, last: bool) -> None:
         """A backward pass starts: that of the `first` and/or `last` micro-batch of a step."""
@@ -112,10 +117,13 @@ class Reducer:
             self._complete(unit)
 
     def _complete(self, unit: Unit) -> None:
-        """Bring the unit's gradients to the optimizer's placement, and take their norm."""
+        """Bring the unit's gradients to their target, and take their norm."""
         if self._writes_in_place:
-            stage = self.storage.stage
-            self._wire.reduce(unit, transition(stage.gradient, stage.optimizer))
+            collective = transition(self.storage.stage.gradient, self.target)
+            if collective is Collective.NOTHING:
+                self.comm.reductions.wait(self.comm.compute.record())
+            else:
+                self._wire.reduce(unit, collective)
         with self.comm.reductions as stream:
             self._norm.add(unit)
             self._done = stream.record()

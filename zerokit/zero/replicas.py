@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zerokit.zero.placement import Placement
+from zerokit.zero.states import placement_of
 
 if TYPE_CHECKING:
     from zerokit.zero.engine import Engine
@@ -54,7 +55,7 @@ class Replicas:
                 yield from zip(names, unit.views(unit.extra), strict=True)
         states = engine.storage.states
         for part in states.slices():
-            if stage.optimizer is Placement.REPLICATE or states.declared[part.name].along is not None:
+            if placement_of(states.declared[part.name], stage) is Placement.REPLICATE:
                 yield f"{part.parameter} (optimizer state {part.name})", part.values
 
     def __bool__(self) -> bool:

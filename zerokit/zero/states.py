@@ -26,6 +26,7 @@ class State(Protocol):
     per: int
     initial: float | str
     along: str | None
+    placement: str | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,19 @@ def updated(unit: Unit, stage: Stage, rank: int) -> Span:
     return Span(*unit.layout.shard_range(rank)) if stage.optimizer is Placement.SHARD else whole
 
 
+def placement_of(state: State, stage: Stage) -> Placement:
+    """How a state lies across the ranks."""
+    if state.along is not None:
+        return Placement.REPLICATE
+    return stage.optimizer if state.placement is None else Placement(state.placement)
+
+
+def _held(unit: Unit, state: State, stage: Stage, rank: int) -> Span:
+    """The elements of a unit's buffer of which a rank holds a divided state."""
+    sharded = placement_of(state, stage) is Placement.SHARD
+    return Span(*unit.layout.shard_range(rank)) if sharded else Span(0, unit.layout.total)
+
+
 def matrix_shape(shape: torch.Size) -> tuple[int, int]:
     """Rows and columns of a parameter seen as a matrix: its first dimension by all others; a vector is one row."""
     if len(shape) < 2:
@@ -67,6 +81,11 @@ def length_along(along: str, shape: torch.Size) -> int:
 def divided(states: Sequence[State]) -> list[State]:
     """Those that are divided with the elements."""
     return [state for state in states if state.along is None]
+
+
+def of_elements(states: Sequence[State]) -> list[State]:
+    """Those that a rank holds for just the elements that it updates."""
+    return [state for state in divided(states) if state.placement is None]
 
 
 def _first(state: State) -> float:
@@ -116,7 +135,7 @@ class States:
         return any(state.name == name for state in self.rules[group].states)
 
     def _parts(self, unit: Unit, name: str) -> list[Span]:
-        mine = updated(unit, self.stage, self.rank)
+        mine = _held(unit, self.declared[name], self.stage, self.rank)
         parts = [span.clip(mine.start, mine.stop) for span in unit.layout.spans if self._has(span.group, name)]
         return [part for part in parts if len(part)]
 
@@ -137,17 +156,24 @@ class States:
         return self.arenas[name][start : start + self.length_of(state, group)]
 
     def views(self, unit: Unit, start: int, stop: int, group: int) -> tuple[Tensor, ...]:
-        """The group's divided states of elements `[start, stop)` of a unit's buffer, which this rank updates."""
-        found = []
-        for state in divided(self.rules[group].states):
-            part, place = next(
-                (part, place)
-                for part, place in self._starts[state.name, unit].items()
-                if part.start <= start and stop <= part.stop
-            )
-            begin, length = place + (start - part.start) // state.per, -(-(stop - start) // state.per)
-            found.append(self.arenas[state.name][begin : begin + length])
-        return tuple(found)
+        """The group's states of elements `[start, stop)` of a unit's buffer, which this rank updates."""
+        return tuple(self._view(state, unit, start, stop) for state in of_elements(self.rules[group].states))
+
+    def _view(self, state: State, unit: Unit, start: int, stop: int) -> Tensor:
+        part, place = next(
+            (part, place)
+            for part, place in self._starts[state.name, unit].items()
+            if part.start <= start and stop <= part.stop
+        )
+        begin, length = place + (start - part.start) // state.per, -(-(stop - start) // state.per)
+        return self.arenas[state.name][begin : begin + length]
+
+    def of_unit(self, name: str, unit: Unit) -> Tensor:
+        """All that this rank holds of a state of a unit, in the order of its buffer; all its groups have the state."""
+        starts = self._starts[name, unit]
+        begin, length = min(starts.values()), sum(len(part) for part in starts)
+        assert self.declared[name].per == 1 and length == len(_held(unit, self.declared[name], self.stage, self.rank))
+        return self.arenas[name][begin : begin + length]
 
     def slices(self) -> list[StateSlice]:
         """Every state of every parameter, as far as this rank holds it; `kept` comes beside them."""
@@ -155,16 +181,14 @@ class States:
 
     def _divided_slices(self) -> Iterator[StateSlice]:
         for unit in self.units:
-            mine = updated(unit, self.stage, self.rank)
             for index, name in enumerate(unit.names):
-                group = unit.layout.groups[index]
-                inside, begin = unit.layout.overlap(index, mine.start, mine.stop)
-                if not len(inside):
-                    continue
-                views = self.views(unit, begin, begin + len(inside), group)
-                for state, values in zip(divided(self.rules[group].states), views, strict=True):
-                    size = -(-unit.layout.numels[index] // state.per)
-                    yield StateSlice(state.name, name, size, inside.start // state.per, values)
+                for state in divided(self.rules[unit.layout.groups[index]].states):
+                    mine = _held(unit, state, self.stage, self.rank)
+                    inside, begin = unit.layout.overlap(index, mine.start, mine.stop)
+                    if len(inside):
+                        size = -(-unit.layout.numels[index] // state.per)
+                        values = self._view(state, unit, begin, begin + len(inside))
+                        yield StateSlice(state.name, name, size, inside.start // state.per, values)
 
     def _whole_slices(self) -> Iterator[StateSlice]:
         for group, rule in enumerate(self.rules):
@@ -183,9 +207,9 @@ class States:
         """Bytes that they would take at another stage; nothing is allocated."""
         total = sum(kept.nbytes for kept in self.kept.values())
         for unit in self.units:
-            mine = updated(unit, stage, self.rank)
             for span in unit.layout.spans:
                 for state in divided(self.rules[span.group].states):
+                    mine = _held(unit, state, stage, self.rank)
                     size = getattr(torch, state.dtype).itemsize
                     total += len(span.clip(mine.start, mine.stop)) // state.per * size
         return total + sum(self.arenas[s.name].nbytes for s in self.declared.values() if s.along is not None)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
+from zerokit.zero.compress import MomentumExchange
 from zerokit.zero.phases import Matrices, Piece, Sums, pieces_of
-from zerokit.zero.states import State, divided, matrix_shape
+from zerokit.zero.states import State, matrix_shape, of_elements
 from zerokit.zero.storage import Region, Storage, update_regions
 from zerokit.zero.unit import Unit
 
@@ -26,7 +27,8 @@ CHUNK = 32_768
 class Now(NamedTuple):
     """What a step's scalars depend on: 0-dim float64 tensors, but for the weight decay; `step` counts from 1.
 
-    momentum: None for rules that have none. kept: the rule's `kept` of its hyperparameter group.
+    momentum: None for rules that have none. kept: the rule's `kept` of its hyperparameter group. exact: the gradients
+    were summed over the ranks; else compressed momenta were exchanged.
     """
 
     lr: Tensor
@@ -34,6 +36,7 @@ class Now(NamedTuple):
     weight_decay: float
     momentum: Tensor | None
     kept: Mapping[str, Tensor]
+    exact: bool = True
 
 
 class Rule(Protocol):
@@ -47,6 +50,7 @@ class Rule(Protocol):
     kept: Mapping[str, float]
     tables: Mapping[str, Sequence[float]]
     compiles: bool
+    exact_steps: int | None
     evaluate: Callable | None
 
     def scalars(self, now: Now) -> dict[str, Tensor]:
@@ -113,8 +117,10 @@ class Update:
         self._kept = storage.states.kept
         self.lr_factors = torch.tensor([g.lr_factor for g in groups], dtype=torch.float64, device=storage.device)
         rules = dict.fromkeys(group.rule for group in self.groups)
-        kernels = {rule: self._compile(self._writer(rule), rule) for rule in rules}
-        self._kernels = [kernels[group.rule] for group in self.groups]
+        self.exchange = MomentumExchange(storage, comm, [group.rule for group in self.groups])
+        self._kernels = {True: self._per_group(self._writer)}
+        if storage.trainable and all(rule.exact_steps is not None for rule in rules):
+            self._kernels[False] = self._per_group(self._compressed_writer)
         self._parts: dict[Unit, list[Part]] = {unit: [] for unit in storage.trainable}
         pieces: list[list[tuple[Piece, Part]]] = [[] for _ in self.groups]
         for unit, regions in update_regions(storage).items():
@@ -137,9 +143,13 @@ class Update:
     def _start_states(self, storage: Storage) -> None:
         """Copy the first weights into states that start as them."""
         for part, rule in self.parts():
-            for state, values in zip(divided(rule.states), part.state, strict=True):
+            for state, values in zip(of_elements(rule.states), part.state, strict=True):
                 if state.initial == "parameter":
                     values.copy_(self.master.load(part.weight, part.extra))
+
+    def _per_group(self, make: Callable[[Rule], Callable]) -> list[Callable]:
+        kernels = {rule: self._compile(make(rule), rule) for rule in dict.fromkeys(g.rule for g in self.groups)}
+        return [kernels[group.rule] for group in self.groups]
 
     def _compile(self, function: Callable, rule: Rule) -> Callable:
         if not (self.compiled and rule.compiles):
@@ -191,39 +201,43 @@ class Update:
         step: Tensor,
         scale: Tensor,
         ok: Tensor,
+        exact: bool = True,
     ) -> None:
         """Update `units` in place, one after the other on the stream for updates, marking each with an event.
 
         lr, momentum, step, scale: 0-dim float64, scale multiplies the gradients, NaN as momentum leaves each rule its
-        own; ok: 0-dim bool, take the step.
+        own; ok: 0-dim bool, take the step. exact: gradients are sums over the ranks, else each rank has its own.
         """
         if not self.selects and not ok:
             return
-        scalars, scale = self._scalars(lr, momentum, step, ok), scale.float()
+        scalars, scale = self._scalars(lr, momentum, step, ok, exact), scale.float()
+        kernels = self._kernels[exact]
         known = comm.compute.record()
         with comm.updates as stream:
             stream.wait(known)
+            if not exact:
+                self.exchange.run(scalars, scale, ok)
             for group, phases in enumerate(self._phases):
                 for phase in phases:
                     phase.run(scalars[group], scale, ok)
             for unit in units:
                 for part in self._parts[unit]:
-                    self._kernels[part.group](part.weight, part.extra, part.gradient, part.state, scalars[part.group],
-                                              part.known, scale, ok)  # fmt: skip
+                    kernels[part.group](part.weight, part.extra, part.gradient, part.state, scalars[part.group],
+                                        part.known, scale, ok)  # fmt: skip
                 unit.updated, unit.spent = stream.record(), True
             for phase in (phase for phases in self._phases for phase in phases):
                 phase.release()
         # Memory of the compute stream must not be used again before the update has read it.
         self._held = (scalars, scale, ok)
 
-    def _all_scalars(self, lr: Tensor, momentum: Tensor, step: Tensor, ok: Tensor) -> list[dict[str, Tensor]]:
+    def _all_scalars(self, lr: Tensor, momentum: Tensor, step: Tensor, ok: Tensor, exact: bool) -> list[dict]:
         """The scalars of every group; `kept` numbers take their next values."""
         made = []
         for index, group in enumerate(self.groups):
             rule = group.rule
             own = None if rule.momentum is None else torch.where(momentum.isnan(), rule.momentum, momentum)
             kept = {name: self._kept[name][index].clone() for name in rule.kept}
-            now = Now(lr * self.lr_factors[index], step, group.weight_decay, own, kept)
+            now = Now(lr * self.lr_factors[index], step, group.weight_decay, own, kept, exact)
             scalars = {name: value.float() for name, value in rule.scalars(now).items()}
             made.append({**scalars, **self._tables[index]})
             for name, value in rule.keep(now).items():
@@ -242,13 +256,16 @@ class Update:
 
         return run
 
-    def _writer(self, rule: Rule) -> Callable:
-        master = self.master
+    def _compressed_writer(self, rule: Rule) -> Callable:
+        return self._writer(rule, lambda p, g, state, s: rule.update_compressed(p, state, s))
+
+    def _writer(self, rule: Rule, formula: Callable | None = None) -> Callable:
+        master, formula = self.master, formula or rule.update
 
         def write(weight: Tensor, extra: Tensor | None, gradient: Tensor, state: tuple[Tensor, ...],
                   scalars: dict[str, Tensor], known: dict[str, Tensor], scale: Tensor, ok: Tensor) -> None:  # fmt: skip
             old = master.load(weight, extra)
-            new, new_state = rule.update(old, gradient.float() * scale, state, {**scalars, **known})
+            new, new_state = formula(old, gradient.float() * scale, state, {**scalars, **known})
             if self.selects:
                 new = torch.where(ok, new, old)
             master.store(weight, extra, new)

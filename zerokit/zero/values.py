@@ -17,7 +17,7 @@ from zerokit.zero.layout import Span
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import Placement
-from zerokit.zero.states import State, StateSlice, length_along
+from zerokit.zero.states import State, StateSlice, length_along, placement_of
 from zerokit.zero.unit import Unit
 
 if TYPE_CHECKING:
@@ -205,24 +205,28 @@ class ParameterValues:
         return state, size, shape, self._slices.get((name, key))
 
     def state(self, name: str, key: str) -> Tensor:
-        """A whole optimizer state of a parameter: in its shape if there is one value per element, else flat; fp32."""
+        """A whole optimizer state of a parameter: in its shape if there is one value per element, else flat; fp32. Of
+        one that every rank has its own of, the sum."""
         state, size, shape, part = self._state(name, key)
         self._comm.compute.wait(self._comm.updates.record())
         full = torch.zeros(size, dtype=torch.float32, device=self._comm.device)
         if part is not None:
             full[part.start : part.start + len(part.values)] = part.values
-        if state.along is None and self._storage.stage.optimizer is Placement.SHARD:
+        if placement_of(state, self._storage.stage) is not Placement.REPLICATE:
             self._comm.all_reduce(full, kind="values")
         return full.view(shape) if size == shape.numel() else full
 
     @torch.no_grad()
     def set_state(self, name: str, key: str, value: Tensor) -> None:
         """Give an optimizer state of a parameter other values, in the shape that `state` returns."""
-        _, size, shape, part = self._state(name, key)
+        state, size, shape, part = self._state(name, key)
         value = self._checked(name, value, shape if size == shape.numel() else (size,)).reshape(-1)
         self._comm.compute.wait(self._comm.updates.record())
         if part is not None:
             part.values.copy_(value[part.start : part.start + len(part.values)])
+            if self._comm.rank and placement_of(state, self._storage.stage) is Placement.PARTIAL:
+                part.values.zero_()  # of parts whose sum is the value, rank 0 has all
+        self._engine.states_changed()
 
 
 def _parameters(places: Sequence[tuple[Unit, int]]) -> Iterator[nn.Parameter]:

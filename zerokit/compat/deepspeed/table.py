@@ -252,6 +252,13 @@ MODE = moot(
     "adam_w_mode", bool, "true, the default even of Adam: weight decay is decoupled (AdamW); false: an L2 penalty"
 )
 ADAM = (LR, *betas(), EPS, DECAY, MODE, CORRECTED, NO_AMSGRAD, CLIPPING, *KERNELS)
+ONEBIT = (
+    *(LR, *betas(), EPS, DECAY, CORRECTED, NO_AMSGRAD, CLIPPING, *KERNELS),
+    taken("freeze_step", int, "steps before communication is compressed", 100_000, "freeze_step"),
+    refused("eps_inside_sqrt", bool, "epsilon is added to the root", False),
+    moot("comm_backend_name", str, "NCCL on GPUs, gloo on CPUs"),
+    moot("exp_avg_mask", list | None, "elements without a gradient in the warm-up stay as they are"),
+)
 DAMPENING = refused("dampening", float, "gradients enter the velocity whole", 0)
 
 
@@ -327,6 +334,9 @@ OPTIMIZERS: Mapping[str, Kind] = {
         name.lower(): Kind("torch", "torch.optim's, by name, on the shards", BY_NAME, {"type": name}, others="params")
         for name in ("Adadelta", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop")
     },
+    "onebitadam": Kind(
+        "onebit_adam", "exact AdamW, then compressed momenta; here at stage 1 as well as at stage 0", ONEBIT
+    ),
     "lbfgs": Kind(refused="it evaluates the loss several times in a step; use AdamW"),
     "sparseadam": Kind(refused="gradients are dense; use Adam"),
     "muadam": Kind(refused=MUP),
