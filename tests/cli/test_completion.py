@@ -21,7 +21,7 @@ from zerokit.config.paths import choices
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("zerokit zero=", [f"zero=stage{number} " for number in range(4)]),
+        ("zerokit zero=", ["zero=auto ", *(f"zero=stage{number} " for number in range(4))]),
         ("zerokit -m zero=stage0,stage1,stage2", ["zero=stage0,stage1,stage2 "]),
         ("zerokit tr", ["tracker.", "tracker=", "train ", "train."]),
         ("zerokit train tr", ["tracker.", "tracker=", "train."]),
