@@ -29,7 +29,7 @@ OTHER_LANGUAGES = ("python", "text", "yaml")
 SCRIPTS = {code.partition("\n")[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
 """Python blocks by file name, which is their first line."""
 NOT_TRAINING = (
-    "help", "report", "convert", "state", "export", "schema", "completion", "doctor", "dashboard", "sweep.dry_run=true",
+    "help", "report", "estimate", "convert", "state", "export", "schema", "completion", "doctor", "dashboard", "sweep.dry_run=true",
     "--help", "--cfg", "--info", "--plot-schedule",
 )  # fmt: skip
 

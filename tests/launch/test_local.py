@@ -86,7 +86,7 @@ def test_a_run_can_be_repeated_from_its_folder(tmp_path):
     assert again.returncode == 0, again.stderr
     (second,) = tmp_path.glob("outputs/*/*")
     assert (second / "config.yaml").read_text() == (tmp_path / "first" / "config.yaml").read_text()
-    assert sorted(file.name for file in second.iterdir()) == ["config.yaml", "logs"]
+    assert sorted(file.name for file in second.iterdir()) == ["config.yaml", "logs", "prediction.json"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

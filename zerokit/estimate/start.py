@@ -30,9 +30,7 @@ def start(config: Config, run_dir: Path, entry: str | None = None) -> dict[str, 
     """
     if config.zero.auto:
         return _auto(config, run_dir, entry)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _note(run_dir, _predicted(config) if config.estimate.run else {})
-    return launch(config, run_dir, entry)
+    return launch(config, run_dir, entry, _note(_predicted(config) if config.estimate.run else {}))
 
 
 def _predicted(config: Config) -> dict[str, Any]:
@@ -60,16 +58,14 @@ def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
     choice = choose(config, default_world(config), hardware_of(config))
     forget_compiled()
     candidate, attempts = choice.fitting[0], []
-    run_dir.mkdir(parents=True, exist_ok=True)
     while True:
         why, made = choice.why(candidate), candidate.prediction
         print("\n".join(why), flush=True)
         attempts.append({"choice": str(candidate), "predicted_gib": made.predicted_gib, "predicted_s": made.seconds,
                          "status": "running", "error": None})  # fmt: skip
         facts = {"predicted_gib": made.predicted_gib, "predicted": made.to_dict()}
-        _note(run_dir, facts | {"why": why, "choices": attempts})
         try:
-            summary = launch(candidate.cfg, run_dir, entry)
+            summary = launch(candidate.cfg, run_dir, entry, _note(facts | {"why": why, "choices": attempts}))
         except TrainingFailed as error:
             following = choice.after(candidate) if OUT_OF_MEMORY.search(str(error)) else None
             _record(run_dir, attempts, "failed", str(error).splitlines()[0])
@@ -91,6 +87,6 @@ def _record(run_dir: Path, attempts: list[dict[str, Any]], status: str, error: s
     return summary
 
 
-def _note(run_dir: Path, facts: dict[str, Any]) -> None:
-    """Leave what is known before the run where its rank 0 finds it."""
-    (run_dir / PREDICTION).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+def _note(facts: dict[str, Any]) -> dict[str, str]:
+    """What is known before the run, as the file in which its rank 0 finds it."""
+    return {PREDICTION: json.dumps(facts, indent=1) + "\n"}

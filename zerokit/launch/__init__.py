@@ -5,6 +5,7 @@ Importing this package does not import torch; launching does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ WORKER = "zerokit.train.worker:run"
 """Default entry: `run(config: dict, run_dir: str) -> dict`, called in every worker process."""
 
 
-def launch(config: Config, run_dir: Path, entry: str | None = None) -> dict[str, Any]:
+def launch(
+    config: Config, run_dir: Path, entry: str | None = None, notes: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Write config.yaml into the output folder, run the entry in every worker, and return the summary of rank 0.
 
     Args:
         config: the checked configuration.
         run_dir: output folder of the job; made if needed.
         entry: `module:function`, called in each worker as `function(config.to_dict(), str(run_dir))`; default `WORKER`.
+        notes: names and texts of files to write beside config.yaml, once the folder is this job's.
 
     Raises:
         TrainingFailed: with rank and traceback of the root cause, if a worker failed.
@@ -41,6 +45,8 @@ def launch(config: Config, run_dir: Path, entry: str | None = None) -> dict[str,
     with locked(run_dir):
         check_config(config.to_dict(), run_dir)
         OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
+        for name, text in (notes or {}).items():
+            (run_dir / name).write_text(text, encoding="utf-8")
         if joined_rank() is not None:
             return joined.lead(config, run_dir, entry)
         from zerokit.launch import local
