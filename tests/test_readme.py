@@ -29,8 +29,8 @@ OTHER_LANGUAGES = ("python", "text", "yaml")
 SCRIPTS = {code.partition("\n")[0].removeprefix("# "): code for language, code in BLOCKS if language == "python"}
 """Python blocks by file name, which is their first line."""
 NOT_TRAINING = (
-    "help", "report", "estimate", "convert", "state", "export", "schema", "completion", "doctor", "dashboard", "sweep.dry_run=true",
-    "--help", "--cfg", "--info", "--plot-schedule",
+    "help", "report", "estimate", "convert", "state", "export", "schema", "completion", "doctor", "dashboard",
+    "sweep.dry_run=true", "--help", "--cfg", "--info", "--plot-schedule",
 )  # fmt: skip
 
 SHORT = ("train.steps=2", "train.log_every=1", "train.eval_batches=1", "train.sample_tokens=0", "data.seq_len=32")
