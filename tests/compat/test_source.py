@@ -18,6 +18,11 @@ def test_a_dict_a_path_and_base64_are_the_same(tmp_path):
     assert load(CONFIG) == load(str(file)) == load(file) == load(encoded) == CONFIG
 
 
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="expected a file, this is a folder"):
+        load(tmp_path)
+
+
 def test_a_key_given_twice_is_refused_at_any_depth(tmp_path):
     file = tmp_path / "ds.json"
     file.write_text('{"fp16": {"enabled": true, "enabled": false}}')

@@ -22,6 +22,8 @@ def load(source: Any) -> dict[str, Any]:
         return dict(source)
     if not isinstance(source, str | os.PathLike):
         raise ConfigError(f"A DeepSpeed configuration is a dict, a path or base64; got {type(source).__name__}.")
+    if os.path.isdir(source):
+        raise ConfigError(f"{os.fspath(source)}: expected a file, this is a folder.")
     if os.path.exists(source):
         with open(source, encoding="utf-8") as file:
             return _read(file.read(), os.fspath(source))
