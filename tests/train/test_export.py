@@ -140,6 +140,7 @@ def test_commands_on_a_run(tmp_path):
     assert verified.returncode == 1 and "DAMAGED" in verified.stdout and file.name in verified.stdout
     exported = zerokit("export", "run", "--dtype", "bf16", cwd=tmp_path)
     assert exported.returncode == 0 and file.name in exported.stderr, "the newest is damaged, the one before is taken"
+    assert "exported run/state/step-00000002 instead" in exported.stderr
     assert exported.stdout.split() == ["run/model/model.safetensors", "run/model/config.json"]
 
 

@@ -37,6 +37,8 @@ def main(words: list[str]) -> int:
             print(f"zerokit: {error}", file=sys.stderr)
             return 1
         else:
+            if state != states[0]:
+                print(f"zerokit: exported {state} instead.", file=sys.stderr)
             print("\n".join(str(target / file) for file in files))
             return 0
     return 1
