@@ -152,6 +152,7 @@ def test_leaving_the_console_by_an_error_gives_the_terminal_its_cursor_back():
 
 def test_interruption_has_its_own_advice():
     assert "same command" in advice({"status": "interrupted", "error": "out of memory"})
+    assert "goes on" in advice({"status": "interrupted", "state": "step-00000003"})
     assert "traceback" in advice({"status": "failed", "error": "KeyError: 'x'"})
 
 

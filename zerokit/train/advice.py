@@ -30,6 +30,8 @@ RULES = (
 def advice(summary: dict[str, Any]) -> str:
     """Return what a person can do next, for the summary of a failed or interrupted run."""
     if summary.get("status") == "interrupted":
+        if summary.get("state"):
+            return "The same command goes on from the saved state, with hydra.run.dir set to the folder of this run."
         return "What was logged until then is kept. The same command starts the run again."
     error = str(summary.get("error") or "")
     for pattern, text in RULES:

@@ -19,7 +19,7 @@ from zerokit.config.schema import Config, LaunchConfig
 from zerokit.fault import Ended, Limits, Monitor, is_consequence
 from zerokit.report import write_report
 from zerokit.state.disk import Disk
-from zerokit.state.folder import FOLDER
+from zerokit.state.folder import FOLDER, step_path
 from zerokit.state.resume import candidates, identity
 from zerokit.tracker._base import RunInfo
 from zerokit.train import summary as summaries
@@ -113,7 +113,9 @@ def _finish(trainer: Trainer, cfg: Config, saver: Saver, monitor: Monitor) -> di
     if monitor.signal is None:
         return {"status": "finished", **_results(trainer, cfg)}
     cause = f"{signal.Signals(monitor.signal).name} after step {step}"
-    return {"status": "interrupted", "error": cause, "signal": monitor.signal}
+    state = step_path(saver.root, step)
+    kept = {"state": state.name} if state.is_dir() else {}
+    return {"status": "interrupted", "error": cause, "signal": monitor.signal, **kept}
 
 
 def open_state(
