@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.optimizer.training import Run, engine_of, train
 from tests.ranks import run_ranks
+from zerokit.precision._scaler import DynamicScaler
 from zerokit.zero.engine import Numerics
 
 RUNS = {
@@ -55,6 +58,25 @@ def test_stages_agree_in_bf16(name):
     run = Run(name, {"lr": 0.01, **RUNS[name]}, steps=3, numerics=BF16)
     ranks = run_ranks(outcome, 2, run)
     assert len({rank[stage]["sha256"] for rank in ranks for stage in range(4)}) == 1
+
+
+def in_fp16(run: Run) -> list[tuple[str, float]]:
+    """Digest of the weights and loss scale at every stage; the first scale makes some gradients overflow."""
+    found = []
+    for stage in range(4):
+        scaler = DynamicScaler(2.0**18, 2, 1, 1.0, 2.0, torch.device("cpu"))
+        numerics = Numerics(compute=torch.float16, master="separate", reduce=torch.float16, scaler=scaler)
+        engine = engine_of(replace(run, numerics=numerics), stage)
+        train(engine, run.steps)
+        assert engine.steps_taken > 0 and engine.steps_skipped > 0
+        found.append((engine.reader.sha256(), float(scaler.scale)))
+    return found
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_stages_agree_in_fp16(name):
+    ranks = run_ranks(in_fp16, 2, Run(name, {"lr": 0.01, **RUNS[name]}, steps=4, clip_norm=1.0))
+    assert len({result for rank in ranks for result in rank}) == 1
 
 
 COLLECTIVES = {
