@@ -77,6 +77,7 @@ def test_a_signal_to_the_launcher_ends_all_ranks_at_one_step(tmp_path, number, s
     assert ends == [[str(outcome.summary["steps"])]] * 2
     assert f"after step {outcome.summary['steps']}" in outcome.summary["error"]
     assert (outcome.folder / "state" / outcome.summary["state"]).is_dir()
+    assert "bits_per_byte" in outcome.summary, "the loss of the end is in the unit of the lines before it"
     assert [(outcome.folder / f"result{each}").read_text() for each in (0, 1)] == ["interrupted"] * 2
 
 

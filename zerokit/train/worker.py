@@ -266,7 +266,8 @@ class _View:
             return {}
         progress = self._trainer.progress
         return {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds,
-                "loss": _number(progress.loss), "loss_first": _number(progress.first_loss)}  # fmt: skip
+                "loss": _number(progress.loss), "loss_first": _number(progress.first_loss),
+                "bits_per_byte": _bits_per_byte(self._trainer)}  # fmt: skip
 
     def record(self, status: str, cause: str) -> None:
         """Write down how and why the run ended, from a thread beside the main one, which hangs."""
@@ -291,7 +292,6 @@ def _results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
     tokens = progress.tokens - later * trainer.tokens_per_step
     speed = tokens / max(progress.seconds - later * progress.first_seconds, 1e-9)
     return {
-        "bits_per_byte": _bits_per_byte(trainer),
         "validation_loss": _number(progress.held_out_loss),
         "tokens_per_sec": speed,
         "tokens_per_sec_per_gpu": speed / comm.world,
