@@ -41,7 +41,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--timeout", type=float, default=600.0, help="seconds that one run may take (600)")
     add("--budget", type=float, help="seconds for everything; runs that would not fit are skipped")
     add("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results (bench/results)")
-    add("--commit", help="commit to record where there is no git")
+    add("--commit", help="commit to record (BENCH_COMMIT, else that of git)")
     args = parser.parse_args(argv)
     _check(parser, args)
     return args

@@ -29,7 +29,12 @@ def gpus() -> list[tuple[str, str]]:
 
 
 def commit() -> str:
-    """The commit of this checkout, `-dirty` if tracked files differ from it; `unknown` where there is no git."""
+    """BENCH_COMMIT, else the commit of this checkout, `-dirty` if tracked files differ; `unknown` where there is no git.
+
+    A copied tree may come with the git folder of another state.
+    """
+    if "BENCH_COMMIT" in os.environ:
+        return os.environ["BENCH_COMMIT"]
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -39,7 +44,7 @@ def commit() -> str:
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("BENCH_COMMIT", "unknown")
+        return "unknown"
 
 
 def collect(device: str, given_commit: str | None, command: list[str]) -> dict[str, Any]:
