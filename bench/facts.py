@@ -29,7 +29,7 @@ def gpus() -> list[tuple[str, str]]:
 
 
 def commit() -> str:
-    """BENCH_COMMIT, else the commit of this checkout, `-dirty` if tracked files differ; `unknown` where there is no git.
+    """BENCH_COMMIT, else the commit of this checkout, `-dirty` if tracked files differ; `unknown` without git.
 
     A copied tree may come with the git folder of another state.
     """
