@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zerokit.report.scale import automatic, format_tick, linear, steps
@@ -28,6 +28,7 @@ def test_an_automatic_scale_holds_all_values(points):
 
 
 @given(st.integers(0, 10**7), st.integers(0, 10**7))
+@example(0, 13)
 def test_steps_have_whole_ticks_inside(first, last):
     scale = steps([first, last])
     assert all(scale.low <= tick <= scale.high and tick == int(tick) for tick in scale.ticks)

@@ -15,6 +15,7 @@ from tests.ranks import run_ranks
 from tests.state.faults import CallingDisk, failing_at
 from tests.state.trained import everything, fit, open_trainer
 from zerokit.config.errors import ConfigError
+from zerokit.fault.monitor import is_consequence
 from zerokit.state import folder as folders
 from zerokit.state.errors import DamagedState, StateError, StateMismatch
 from zerokit.state.folder import saved_states
@@ -165,6 +166,9 @@ def full_disk(folder: Path, call: str, nth: int, on_error: str, background: bool
         saver.finish(8)
     except StateError as failure:
         error = str(failure)
+    except RuntimeError as failure:  # a failed save in the background may reach one rank a step before the other
+        assert background and is_consequence(failure)
+        error = "another rank is gone"
     return [error, trainer.progress.step]
 
 
@@ -175,9 +179,11 @@ def test_row_4_a_full_disk_leaves_what_is_there(on_error, background, tmp_path):
     root = tmp_path / "state"
     assert [saved.step for saved in saved_states(root)] == [2]
     assert [path.name for path in root.iterdir()] == ["step-00000002"], "nothing temporary is left"
+    told = [error for error, _ in results if error != "another rank is gone"]
+    assert told
     for error, step in results:
         if on_error == "fail":
-            assert "rank 1: OSError" in error and "No space left" in error and step <= 8
+            assert all("rank 1: OSError" in text and "No space left" in text for text in told) and step <= 8
         else:
             assert error is None and step == 8
 

@@ -35,6 +35,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "scheduler/warmup_decay": ("scheduler.warmup_min_lr=1e-3",),
     "scheduler/warmup_cosine": ("scheduler.warmup_min_ratio=0.5",),
     "debug/profile": ("profile.after=1", "profile.steps=1"),
+    "optimizer/onebit_adam": ("zero=stage1",),
 }
 """What a YAML cannot be run without, as further words on the command line."""
 

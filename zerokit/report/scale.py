@@ -83,7 +83,7 @@ def steps(values: Iterable[float], count: int = 6) -> Scale:
     low, high = min(known), max(known)
     if high == low:
         low, high = low - 1, high + 1
-    step = max(1.0, _round_step((high - low) / count))
+    step = math.ceil(_round_step((high - low) / count))  # of steps there are no halves
     ticks = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return Scale(low, high, ticks or [low])
 
