@@ -41,19 +41,6 @@ REDUCTIONS = frozenset(
 """Operations whose results Inductor always keeps, so that their inputs are not needed for longer."""
 FUSED = REDUCTIONS | frozenset(
     {
-        "aten.sum",
-        "aten.mean",
-        "aten.amax",
-        "aten.amin",
-        "aten.max",
-        "aten.min",
-        "aten.var_mean",
-        "aten.var",
-        "aten.prod",
-        "aten.any",
-        "aten.all",
-        "aten.argmax",
-        "aten.argmin",
         "aten._softmax",
         "aten._log_softmax",
         "aten.cat",
