@@ -1,11 +1,12 @@
 # make train   install into .venv and train the main job     make train ARGS="zero=stage3 precision=bf16"
 # make test    install and run the tests                     make test-gpu   those that need a GPU
-# make test-chaos BUDGET=60   long tests of faults, as many cases as fit each test's seconds
+# make test-chaos BUDGET=60 JOBS=2   long tests of faults, as many cases as fit each test's seconds
 # make lint    check style and format                        make format     put both right
 PYTHON ?= python3
 ARGS ?=
 TESTS ?= -n 2
 BUDGET ?= 60
+JOBS ?= 1
 RECORD ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -22,9 +23,9 @@ train: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not gpu and not chaos" $(TESTS)
 
-# BUDGET: seconds for each test, 0 for all its cases; RECORD=1 writes tests/chaos/RESULTS.md
+# BUDGET: seconds for each test, 0 for all its cases; JOBS: cases side by side; RECORD=1 writes tests/chaos/RESULTS.md
 test-chaos: $(INSTALLED)
-	$(BIN)/python -m pytest -m chaos --budget $(BUDGET) $(if $(RECORD),--record) tests/chaos
+	$(BIN)/python -m pytest -m chaos --budget $(BUDGET) --jobs $(JOBS) $(if $(RECORD),--record) tests/chaos
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu

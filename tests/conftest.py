@@ -10,4 +10,5 @@ torch.set_num_threads(1)
 def pytest_addoption(parser) -> None:
     """Options of `tests/chaos`."""
     parser.addoption("--budget", type=float, default=60.0, help="seconds for each chaos test; 0 for all its cases")
+    parser.addoption("--jobs", type=int, default=1, help="independent cases of a chaos test that run side by side")
     parser.addoption("--record", action="store_true", help="write the chaos tests' results into their RESULTS.md")
