@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,6 +82,12 @@ def test_the_state_of_wandb(monkeypatch, tmp_path):
     assert [line.state for line in wandb_state()] == ["ok"]
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert ["WANDB_MODE=offline" in line.finding for line in wandb_state()] == [True]
+
+
+def test_a_package_that_cannot_be_imported_is_a_finding(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (line,) = wandb_state()
+    assert line.state == "bad" and "cannot be imported" in line.finding and "tracker=none" in line.remedy
 
 
 def test_without_a_compiler_there_is_a_remedy(monkeypatch):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 
-import pytest
-import torch
-
 from tests.commands import zerokit
+from tests.gpu.process import GPUS, needs_gpu
 
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-GPUS = torch.cuda.device_count()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="no GPU is visible")]
+pytestmark = needs_gpu
 
 
 def test_gpus_and_links_are_measured(tmp_path):

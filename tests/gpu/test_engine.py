@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
+from tests.gpu.process import GPUS, needs_gpu
 from tests.ranks import run_ranks
 from tests.zero.models import batches
 from tests.zero.training import Case, make_engine, outcome, train
 from zerokit.zero.graph import WARMUP, CapturedStep
 
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for GPUs must not initialise CUDA: tests fork
-GPUS = torch.cuda.device_count()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="no GPU is visible")]
+pytestmark = needs_gpu
 WORLDS = [world for world in (1, 2) if world <= max(1, GPUS)]
 
 

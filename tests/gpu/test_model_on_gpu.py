@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.gpu.process import forked, needs_gpu
 from tests.infos import token_info
 from zerokit.config.registry import Choice, build, options_type
 from zerokit.model._linear_cross_entropy import linear_cross_entropy
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = needs_gpu
 
 DATA = token_info(512, 1000)
 
@@ -36,6 +37,7 @@ def gradients(checkpointing, compiled=False, **options):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ["full", "selective", "cpu"])
+@forked
 def test_checkpointing_changes_memory_and_not_the_result(name, compiled):
     plain, most = gradients("none", compiled)
     got, peak = gradients(name, compiled)
@@ -46,6 +48,7 @@ def test_checkpointing_changes_memory_and_not_the_result(name, compiled):
     assert peak < most
 
 
+@forked
 def test_linear_cross_entropy():
     generator = torch.Generator("cuda").manual_seed(0)
     hidden = torch.randn(3000, 256, device="cuda", generator=generator).requires_grad_()
@@ -59,6 +62,7 @@ def test_linear_cross_entropy():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@forked
 def test_the_loss_does_not_wait_for_the_gpu():
     hidden = torch.randn(512, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(100, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-
-import pytest
-import torch
 
 from tests.commands import zerokit
+from tests.gpu.process import needs_gpu
 
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() == 0, reason="no GPU is visible")]
+pytestmark = needs_gpu
 
 
 def test_the_error_says_what_was_held(tmp_path):

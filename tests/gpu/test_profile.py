@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 
 import pytest
-import torch
 
 from tests.commands import zerokit
+from tests.gpu.process import WORLD, needs_gpu
 from zerokit.train.trace import STREAM_MARK, _marked_streams, load_events
 
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-GPUS = torch.cuda.device_count()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="no GPU is visible")]
-WORLD = min(2, max(1, GPUS))
+pytestmark = needs_gpu
 TRANSPORTS = ["collective", "peer"] if WORLD == 2 else ["collective"]
 
 

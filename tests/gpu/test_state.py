@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.gpu.process import WORLD, needs_gpu
 from tests.ranks import run_ranks
 from tests.zero.models import batches
 from tests.zero.training import Case, make_engine, train
@@ -19,10 +19,7 @@ from zerokit.state.snapshot import HostCopy
 from zerokit.zero.engine import Engine
 from zerokit.zero.graph import WARMUP, CapturedStep
 
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-GPUS = torch.cuda.device_count()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="no GPU is visible")]
-WORLD = min(2, max(1, GPUS))
+pytestmark = needs_gpu
 
 
 def run(function, *args, world: int = WORLD):

@@ -51,8 +51,12 @@ def wandb_state() -> Iterator[Line]:
     except PackageNotFoundError:
         yield note("W&B", "not installed", "pip install wandb, or tracker=none")
         return
-    import wandb
-
+    try:
+        import wandb
+    except Exception as error:  # of whatever it needs in turn
+        told = f"{number} cannot be imported ({type(error).__name__}: {error}); runs are not recorded there"
+        yield bad("W&B", told, "pip install --force-reinstall wandb, or tracker=none")
+        return
     from zerokit.tracker._wandb import has_key
 
     mode = os.environ.get("WANDB_MODE", "")
