@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
@@ -63,13 +65,20 @@ def is_held_out(name: str, percent: int) -> bool:
 def stdlib_corpus(percent: int) -> Corpus:
     """Python's own standard library without its tests, sorted by name, split by file."""
     root = Path(get_paths()["stdlib"])
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py") if p.is_file())
-    names = [name for name in names if not LEFT_OUT & set(name.split("/"))]
+    names = sorted(path.relative_to(root).as_posix() for path in _modules(root))
     if not names:
         raise ConfigError(f"data=stdlib: expected Python's source files under {root}, found none; use data=text")
     train = [(root / name).read_bytes() for name in names if not is_held_out(name, percent)]
     held_out = [(root / name).read_bytes() for name in names if is_held_out(name, percent)]
     return corpus_of(train, held_out, len(names))
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    """Python files at any depth; installed packages, often more files than the library has, are not looked through."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
+        paths = (Path(folder, name) for name in files if name.endswith(".py"))
+        yield from (path for path in paths if path.is_file())
 
 
 def build_stdlib(options, seed: int) -> TokenSource:

@@ -75,7 +75,9 @@ class Comparison:
         """The prediction at a stage on `world` ranks."""
         name = checkpointing or self.cfg.checkpointing.name
         key = (stage, name, world)
-        if key not in self._made:
+        if key not in self._made and world == 1 and stage > 0:  # one rank divides nothing
+            self._made[key] = replace(self.at(0, world, name), stage=stage)
+        elif key not in self._made:
             self._made[key] = self._simulator.predict(with_checkpointing(with_stage(self.cfg, stage), name), world)
         return self._made[key]
 

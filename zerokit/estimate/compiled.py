@@ -329,6 +329,8 @@ class Region:
 
 def _empty(node: fx.Node) -> Tensor:
     value = tensors_in(node.meta["val"])[0]
+    if value.is_contiguous():
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
     size = sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)) + 1 if value.numel() else 0
     base = torch.empty(max(size, _bytes(node) // value.element_size()), dtype=value.dtype, device="meta")
     return base.as_strided(value.shape, value.stride(), 0)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from zerokit.estimate.hardware import Hardware
@@ -27,7 +26,15 @@ STEP = 96
 
 def tensors_in(*values: Any) -> list[Tensor]:
     """All tensors among the values, however nested."""
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            found += tensors_in(*value)
+        elif isinstance(value, dict):
+            found += tensors_in(*value.values())
+    return found
 
 
 def flops_of(operation: Any, args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> float:

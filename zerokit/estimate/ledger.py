@@ -33,7 +33,7 @@ class Ledger:
         self.live: Counter[str] = Counter()
         self.total = self.peak = 0
         self.at_peak: Counter[str] = Counter()
-        self._storages: dict[int, list] = {}  # identity → [kind, bytes]
+        self._storages: dict[int, list] = {}  # identity → [kind, bytes, weak reference]
         self._hidden: set[int] = set()
 
     def see(self, tensor: Tensor) -> None:
@@ -42,8 +42,8 @@ class Ledger:
         key = storage._cdata
         if key in self._storages or key in self._hidden:
             return
-        entry = self._storages[key] = [self.kind, _rounded(storage.nbytes())]
-        weakref.finalize(storage, self._forget, key).atexit = False
+        end = weakref.ref(storage, lambda _: self._forget(key))
+        entry = self._storages[key] = [self.kind, _rounded(storage.nbytes()), end]
         self.add(entry[1], entry[0])
 
     def resized(self, storage: UntypedStorage) -> None:
@@ -97,5 +97,5 @@ class Ledger:
             self.kind = before
 
     def _forget(self, key: int) -> None:
-        kind, count = self._storages.pop(key, (self.kind, 0))
+        kind, count, _ = self._storages.pop(key)
         self.add(-count, kind)

@@ -71,10 +71,10 @@ def _owners(model: nn.Module) -> dict[nn.Parameter, list[nn.Module]]:
     return owners
 
 
-def _kind(module: nn.Module, chosen: set[nn.Module], blocks: set[nn.Module]) -> str:
-    if any(module in other.modules() or other in module.modules() for other in chosen if other is not module):
-        return "nested"
-    return "block" if module in blocks else "outer"
+def _nested(chosen: set[nn.Module]) -> set[nn.Module]:
+    """Those of `chosen` that contain another one or lie in it."""
+    pairs = ((outer, inner) for outer in chosen for inner in outer.modules() if inner is not outer and inner in chosen)
+    return {module for pair in pairs for module in pair}
 
 
 def partition(
@@ -87,7 +87,7 @@ def partition(
     `min_elements` elements, for which a collective would cost more time than it saves memory.
     """
     chosen = {m for m in modules if sum(p.numel() for p in m.parameters()) >= min_elements}
-    blocks = set(find_blocks(model))
+    blocks, nested = set(find_blocks(model)), _nested(chosen)
     names = {module: name for name, module in model.named_modules()}
     home: dict[nn.Module, nn.Module] = {}
 
@@ -109,7 +109,7 @@ def partition(
     units = []
     for (module, trainable), named in members.items():
         layout = make_layout([p.numel() for _, p in named], world, [group_of(n, p) for n, p in named])
-        kind = "root" if module is model else _kind(module, chosen, blocks)
+        kind = "root" if module is model else "nested" if module in nested else "block" if module in blocks else "outer"
         label = (names[module] or "root") + ("" if trainable else " (frozen)")
         units.append(Unit(label, [n for n, _ in named], [p for _, p in named], layout, trainable, module, kind))
     return sorted(units, key=lambda unit: unit.kind != "root")

@@ -1,0 +1,111 @@
+"""Operations that are worked out once: what is made again is what PyTorch returns, and nothing is kept alive."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zerokit.estimate.hardware import TABLE
+from zerokit.estimate.memo import Memo
+from zerokit.estimate.tracker import Tracker
+
+aten = torch.ops.aten
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def described(output) -> list[tuple]:
+    outputs = output if isinstance(output, tuple | list) else [output]
+    return [t if t is None else (t.shape, t.stride(), t.dtype, t.device.type, t.storage_offset()) for t in outputs]
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs"),
+    [
+        (aten.mul.Tensor, (meta(3, 4), meta(4)), {}),
+        (aten.mul.Tensor, (meta(4, 3).t(), 2), {}),
+        (aten.add.Tensor, (meta(3, dtype=torch.bfloat16), meta(3)), {"alpha": 2}),
+        (aten.cat.default, ([meta(2, 3), meta(5, 3)],), {}),
+        (aten.native_layer_norm.default, (meta(2, 8), [8], meta(8), None, 1e-5), {}),
+        (aten._to_copy.default, (meta(2, 8),), {"dtype": torch.float16}),
+        (aten.sum.dim_IntList, (meta(2, 8), [1]), {}),
+    ],
+)
+def test_what_is_made_again_is_what_pytorch_returns(function, args, kwargs):
+    memo, expected = Memo(), function(*args, **kwargs)
+    first, _ = memo.call(function, args, kwargs)
+    again, known = memo.call(function, args, kwargs)
+    assert known.recipe is not None
+    assert described(first) == described(again) == described(expected)
+    assert all(a is not b for a, b in zip(list(first), list(again), strict=True)), "new tensors every time"
+
+
+def test_equal_numbers_of_other_types_are_other_operations():
+    memo, x = Memo(), meta(3, dtype=torch.int64)
+    outputs = [memo.call(aten.mul.Tensor, (x, factor), {})[0].dtype for factor in (2, 2.0, 2, True, 1, 1.0)]
+    assert outputs == [torch.int64, torch.float32, torch.int64, torch.int64, torch.int64, torch.float32]
+
+
+def test_changes_in_place_return_their_argument():
+    memo = Memo()
+    for x in (meta(3), meta(3)):
+        output, known = memo.call(aten.add_.Tensor, (x, 1.0), {})
+        assert output is x and known.recipe is not None
+
+
+def test_what_shares_memory_with_an_argument_is_always_asked_for():
+    memo, x = Memo(), meta(2, 6)
+    for function, args in ((aten.view.default, (x, [12])), (aten._unsafe_view.default, (x, [3, 4]))):
+        for _ in range(2):
+            output, _ = memo.call(function, args, {})
+            assert output.untyped_storage()._cdata == x.untyped_storage()._cdata
+    target = meta(0)
+    for source in (meta(5), meta(5)):
+        memo.call(aten.set_.source_Tensor, (target, source), {})
+        assert target.untyped_storage()._cdata == source.untyped_storage()._cdata
+
+
+def test_nothing_is_kept_alive():
+    memo, x = Memo(), meta(100)
+    storage = x.untyped_storage()
+    memo.call(aten.mul.Tensor, (x, 2), {})
+    memo.call(aten.set_.source_Storage_storage_offset, (meta(0), storage, 0, [100], [1]), {})
+    end = weakref.ref(storage)
+    del x, storage
+    gc.collect()
+    assert end() is None
+
+
+class Counter(TorchDispatchMode):
+    """Notes what reaches PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+def test_equal_blocks_are_worked_out_once_and_cost_the_same():
+    layers = nn.ModuleList(nn.Linear(16, 16, device="meta") for _ in range(3))
+    tracker, counter = Tracker(TABLE["cpu"]), Counter()
+    x, seconds, worked_out = meta(4, 16), [], []
+    with counter, tracker.active():
+        for layer in layers:
+            before, counter.seen = tracker.clock.compute.now, []
+            x = F.gelu(layer(x))
+            seconds.append(tracker.clock.compute.now - before)
+            asked = [f for f in counter.seen if not f.is_view and f is not aten.empty_strided.default]
+            worked_out.append(len(asked))
+    assert worked_out == [2, 0, 0]
+    assert seconds == pytest.approx([seconds[0]] * 3) and seconds[0] > 0
