@@ -210,6 +210,14 @@ def test_whole_weights_out_and_in(stage):
     assert first[1] > 0 and second[1] == 0
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_averages_start_at_weights_that_are_loaded(stage):
+    engine = fresh(stage, optimizer="schedule_free_adamw")
+    weights = {name: value + 1 for name, value in engine.full_state_dict().items()}
+    engine.load_full_state_dict(weights)
+    assert all(torch.equal(weights[name], value) for name, value in engine.full_state_dict().items())
+
+
 def test_tied_weights_may_come_under_both_names():
     engine = fresh(0, model="tied")
     weights = dict(engine.full_state_dict())

@@ -390,7 +390,7 @@ class Engine:
 
     def load_full_state_dict(self, weights: Mapping[str, Tensor], strict: bool = True) -> None:
         """Take whole weights by name, the same on every rank; any mapping that yields them one by one will do. The
-        optimizer's state stays. A collective.
+        optimizer's state stays, but for what starts as the weights (of schedule_free_adamw). A collective.
 
         Raises:
             ValueError: a name is missing or unknown (unless `strict` is false), or a shape is another.

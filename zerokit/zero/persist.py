@@ -221,6 +221,8 @@ class EngineState:
             for piece in () if weights_only else self._partial_states():
                 piece.views[0].zero_()
             restore(reader, [*wanted, *own])
+            if weights_only:
+                self._engine._update.start_states()
             same_rank = any(piece.name.endswith("rng/torch") for piece in own)
             self._own.apply(generators and same_rank)
         self._end()
@@ -312,6 +314,7 @@ class EngineState:
                 for name, parameter in zip(unit.names, unit.parameters, strict=True):
                     if name in weights:
                         writer.write(parameter, weights[name])
+            engine._update.start_states()
             for name, buffer in self._own._buffers():
                 if name in weights:
                     buffer.copy_(weights[name])

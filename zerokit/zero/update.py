@@ -129,7 +129,7 @@ class Update:
                     pieces[region.group] += self._pieces(storage, unit, region)
                 else:
                     self._parts[unit] += self._cut(storage, unit, region)
-        self._start_states(storage)
+        self.start_states()
         self._phases = [self._make_phases(storage, comm, group, pieces[group]) for group in range(len(self.groups))]
         self._tables = [
             {name: torch.tensor(values, device=storage.device) for name, values in group.rule.tables.items()}
@@ -140,8 +140,8 @@ class Update:
             torch.compile(self._all_scalars, dynamic=False, options=EXACT) if traceable else self._all_scalars
         )
 
-    def _start_states(self, storage: Storage) -> None:
-        """Copy the first weights into states that start as them."""
+    def start_states(self) -> None:
+        """Copy the weights into states that start as them."""
         for part, rule in self.parts():
             for state, values in zip(of_elements(rule.states), part.state, strict=True):
                 if state.initial == "parameter":
