@@ -194,6 +194,8 @@ def _crossed(folder: Path, case: tuple) -> list[str]:
     stage, precision, optimizer, scheduler, accumulation, world = case
     words = (f"zero=stage{stage}", *precision, f"optimizer={optimizer}", f"scheduler={scheduler}")
     words += (f"batch.accumulation={accumulation}", "batch.global=12", "train.eval_every=3")
+    if scheduler == "one_cycle" and make_optimizer(optimizer).momentum is None:
+        words += ("scheduler.cycle_momentum=false",)
     with tempfile.TemporaryDirectory(dir=folder) as run:
         found = run_ranks(straight_and_resumed, world, Path(run), words, (1, 3, 6), ())
     return [] if found == [[]] * world else [f"{words}, {world} ranks: {found}"]

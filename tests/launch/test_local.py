@@ -16,7 +16,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config, LaunchConfig
 from zerokit.launch import launch
 from zerokit.launch.errors import TrainingFailed
-from zerokit.launch.local import count_processes
+from zerokit.launch.local import _cuda_was_asked, count_processes
 
 FAKE = "tests.launch.fake_worker:run"
 
@@ -44,6 +44,24 @@ def test_a_failing_rank_ends_all_and_is_named(tmp_path, capfd, tag, cause):
     assert message.count("Traceback") == (1 if tag == "raise" else 0)
     assert "launch/worker.py" not in message, "frames of the launcher are left out"
     assert capfd.readouterr().err == "", "elastic does not tell it a second time"
+
+
+def test_workers_are_spawned_where_cuda_was_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("zerokit.launch.local._cuda_was_asked", lambda: True)
+    assert launch(config("zero=stage1", "launch.threads=1"), tmp_path, FAKE)["stage"] == 1
+
+
+class FakeDriver:
+    """libcuda's answer to a process that has not initialised it (3), or has (0)."""
+
+    def __init__(self, answer: int):
+        self.cuCtxGetCurrent = lambda context: answer
+
+
+@pytest.mark.parametrize(("answer", "asked"), [(3, False), (0, True), (100, True)])
+def test_the_driver_knows_whether_it_was_asked(monkeypatch, answer, asked):
+    monkeypatch.setattr("zerokit.launch.local.ctypes.CDLL", lambda name: FakeDriver(answer))
+    assert _cuda_was_asked() is asked
 
 
 def test_signal_handlers_are_put_back(tmp_path):

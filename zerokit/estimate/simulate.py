@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,12 +137,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
-
-
-def forget_compiled() -> None:
-    """Drop what was compiled for predictions, which nothing that trains can use."""
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()
 
 
 def _label_forward(model: nn.Module, tracker: Tracker) -> None:

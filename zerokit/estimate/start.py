@@ -6,13 +6,18 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerokit.config.schema import Config
+from zerokit.estimate.apart import apart
 from zerokit.launch import launch
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
 from zerokit.train.summary import PREDICTION, read_summary, write_summary
+
+if TYPE_CHECKING:
+    from zerokit.estimate.choose import Choice
+    from zerokit.estimate.prediction import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -35,28 +40,33 @@ def start(config: Config, run_dir: Path, entry: str | None = None) -> dict[str, 
 
 def _predicted(config: Config) -> dict[str, Any]:
     """What is predicted for a run, or why nothing is."""
-    from zerokit.estimate.machine import default_world, hardware_of
-    from zerokit.estimate.simulate import Simulator, forget_compiled
 
     try:
-        made = Simulator(config, hardware_of(config)).predict(config, default_world(config))
+        made = apart(_predict, config)
     except (
         Exception
     ) as error:  # a run never fails for want of its prediction; what is wrong with the run, it says itself
         log.info("nothing is predicted", exc_info=True)
         return {"predicted_gib": None, "prediction_error": f"{type(error).__name__}: {error}"}
-    finally:
-        forget_compiled()
     return {"predicted_gib": made.predicted_gib, "predicted": made.to_dict()}
 
 
-def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
+def _predict(config: Config) -> Prediction:
+    from zerokit.estimate.machine import default_world, hardware_of
+    from zerokit.estimate.simulate import Simulator
+
+    return Simulator(config, hardware_of(config)).predict(config, default_world(config))
+
+
+def _choose(config: Config) -> Choice:
     from zerokit.estimate.choose import choose
     from zerokit.estimate.machine import default_world, hardware_of
-    from zerokit.estimate.simulate import forget_compiled
 
-    choice = choose(config, default_world(config), hardware_of(config))
-    forget_compiled()
+    return choose(config, default_world(config), hardware_of(config))
+
+
+def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
+    choice = apart(_choose, config)
     candidate, attempts = choice.fitting[0], []
     while True:
         why, made = choice.why(candidate), candidate.prediction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import os
@@ -34,6 +35,8 @@ from zerokit.launch.team import Team
 from zerokit.launch.worker import work
 from zerokit.train.summary import mark_ended
 
+NOT_INITIALIZED = 3
+"""CUDA_ERROR_NOT_INITIALIZED of the driver API."""
 ELASTIC_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 LAUNCHER_FRAMES = (os.path.join("elastic", "multiprocessing", "errors"), os.path.join("zerokit", "launch", "worker.py"))
 
@@ -118,7 +121,7 @@ def _attempt(team: Team, run_dir: Path, entry: str, attempt: int) -> dict[str, A
             local_addr="localhost",
             max_restarts=0,  # its restarts cannot leave out a rank, nor say why the last attempt failed
             # A fork shares the modules already imported; CUDA alone does not survive it.
-            start_method="spawn" if torch.cuda.is_initialized() else "fork",
+            start_method="spawn" if _cuda_was_asked() else "fork",
             logs_specs=RunLogs(run_dir / "logs", Path(errors), attempt, team.environment()),
             signals_to_handle="SIGQUIT",  # the others are relayed to the workers
         )
@@ -132,6 +135,17 @@ def _attempt(team: Team, run_dir: Path, entry: str, attempt: int) -> dict[str, A
             raise TrainingFailed(_describe(rank, failure, len(team.members), run_dir), rank) from None
         except SignalException as error:
             raise SystemExit(128 + error.sigval) from None
+
+
+def _cuda_was_asked() -> bool:
+    """Whether this process has initialised CUDA's driver, through torch or anything else."""
+    if torch.cuda.is_initialized():
+        return True
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return driver.cuCtxGetCurrent(ctypes.byref(ctypes.c_void_p())) != NOT_INITIALIZED
 
 
 def _announce(run_dir: Path, failure: TrainingFailed, restart: int, team: Team) -> None:

@@ -1,0 +1,23 @@
+"""Predictions in a process of their own: what they compile, and devices they ask for, stay out of this one."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What `function(*arguments)` returns or raises in a forked process.
+
+    The workers are forked later, and a process in which anything has asked CUDA's driver cannot fork workers that use
+    it: the compiler asks, also for a model on fake tensors.
+
+    Raises:
+        BrokenProcessPool: the process was killed.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(function, *arguments).result()
