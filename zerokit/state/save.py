@@ -12,6 +12,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -94,10 +95,12 @@ def _write_file(disk: Disk, path: Path, stream: Iterable[memoryview]) -> dict[st
     digest, length = xxhash.xxh3_128(), 0
     descriptor = disk.create(path)
     try:
-        for data in stream:
-            digest.update(data)
-            write_all(disk, descriptor, data)
-            length += len(data)
+        with ThreadPoolExecutor(1, "zerokit digest") as beside:  # of the write: neither holds the interpreter
+            for data in stream:
+                hashed = beside.submit(digest.update, data)
+                write_all(disk, descriptor, data)
+                hashed.result()
+                length += len(data)
         disk.sync(descriptor)
     finally:
         disk.close(descriptor)
