@@ -59,6 +59,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+WORDS = "BENCH_SAVE_WORDS"
+"""Variable with the command line, for the ranks."""
 DIGEST_BYTES = 1 << 30
 """Of the test of what digests cost."""
 
@@ -180,8 +182,9 @@ def _median(values: list[float]) -> float:
 def main(words: list[str] | None = None) -> None:
     """Start the ranks, or be one of them; rank 0 prints one JSON object."""
     words = sys.argv[1:] if words is None else words
-    options = arguments(words)
-    if "RANK" in os.environ:
+    worker = os.environ.get(WORDS)  # torchrun would take some of them for its own
+    options = arguments(json.loads(worker) if worker else words)
+    if worker:
         found = measure(options)
         if dist.get_rank() == 0:
             print(json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in found.items()}, indent=1))
@@ -193,8 +196,8 @@ def main(words: list[str] | None = None) -> None:
     folder = tempfile.mkdtemp(prefix="bench-save-", dir=base)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.nproc)]
     try:
-        env = os.environ | {"BENCH_SAVE_FOLDER": folder}
-        sys.exit(subprocess.run([*command, "-m", "bench.save", *words], env=env).returncode)
+        env = os.environ | {"BENCH_SAVE_FOLDER": folder, WORDS: json.dumps(words)}
+        sys.exit(subprocess.run([*command, "-m", "bench.save"], env=env).returncode)
     finally:
         shutil.rmtree(folder)
 

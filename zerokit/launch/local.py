@@ -126,7 +126,7 @@ def _attempt(team: Team, run_dir: Path, entry: str, attempt: int) -> dict[str, A
             signals_to_handle="SIGQUIT",  # the others are relayed to the workers
         )
         try:
-            return elastic_launch(elastic, work)(entry, team.config.to_dict(), str(run_dir))[0] or {}
+            return elastic_launch(elastic, work)(entry, team.config.to_dict(), str(run_dir), os.getpid())[0] or {}
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             for number in RELAYED:

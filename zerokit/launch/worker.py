@@ -17,13 +17,13 @@ PR_SET_PDEATHSIG = 1
 CAUSE_FIRST_S = 2.0
 
 
-def work(entry: str, config: dict[str, Any], run_dir: str) -> dict[str, Any]:
-    """Call the entry `module:function` with the config and the output folder."""
+def work(entry: str, config: dict[str, Any], run_dir: str, launcher: int) -> dict[str, Any]:
+    """Call the entry `module:function` with the config and the output folder. launcher: its process."""
     # A forked worker inherits the launcher's handlers. Until it has its own, a signal ends it at once.
     for number in RELAYED:
         signal.signal(number, signal.SIG_DFL)
     _leave_the_terminal()
-    _end_with_the_launcher()
+    _end_with(launcher)
     return call(entry, config, run_dir)
 
 
@@ -33,10 +33,12 @@ def _leave_the_terminal() -> None:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
 
-def _end_with_the_launcher() -> None:
+def _end_with(launcher: int) -> None:
     """Let the kernel end this process when the launcher is gone, however that ended (on Linux)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # it was gone before
+        os._exit(1)
 
 
 def call(entry: str, config: dict[str, Any], run_dir: str) -> dict[str, Any]:
