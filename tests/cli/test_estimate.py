@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -29,10 +30,17 @@ def test_tables_and_file(tmp_path):
     assert stage3["seconds"] > 0
 
 
-def test_without_hardware_there_are_no_times(tmp_path):
-    result = zerokit("estimate", *SMALL, cwd=tmp_path)
+def test_without_hardware_there_are_no_times_but_all_traffic(tmp_path):
+    words = ("optimizer=muon", "model.layers=1", "estimate.json=out.json")
+    result = zerokit("estimate", *SMALL, *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "tokens/s" not in result.stdout and "estimate.hardware=NAME" in result.stdout
+    rows = dict(re.findall(r"^  (\w[a-z -]+?)  +(.*)$", result.stdout, re.MULTILINE))
+    assert list(rows) == ["all-gather", "reduce-scatter", "all-reduce", "all-to-all", "gradient norm"]
+    figures = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    kinds = {kind for prediction in figures for kind in prediction["calls"]}
+    assert kinds == {"all_gather", "reduce_scatter", "all_reduce", "all_to_all", "norm"}
+    assert re.fullmatch(r"(2 × [\d.]+ KiB *){4}", rows["all-to-all"])
 
 
 @pytest.mark.parametrize(

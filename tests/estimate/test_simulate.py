@@ -36,13 +36,14 @@ def composed(*words: str):
     return config(*SMALL, "batch.global=null", "batch.micro=2", *words)
 
 
-def measured(cfg) -> list[tuple]:
-    """Storage, calls and bytes of the second step of every stage, as a real rank has them."""
+def measured(cfg, stages=range(4)) -> list[tuple]:
+    """Storage, calls and bytes of the third step of every stage, as a real rank has them."""
     found = []
-    for stage in range(4):
+    for stage in stages:
         comm = Communicator(torch.device("cpu"))
         trainer = assemble(of_stage(cfg, stage), comm)
         steps = trainer.fit()
+        next(steps)
         next(steps)
         comm.reset_counters()
         next(steps)
@@ -68,6 +69,34 @@ def test_storage_and_communication_are_those_of_the_engine(precision, world):
             assert predicted.storage == memory
             assert predicted.calls == calls
             assert predicted.traffic == traffic
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kinds"),
+    [
+        (("muon",), {"all_reduce", "norm", "all_to_all"}),
+        (("adafactor",), {"all_reduce", "norm", "optimizer"}),
+        (("onebit_adam", "optimizer.freeze_step=1"), {"norm", "all_to_all", "all_gather"}),
+        (("onebit_adam", "optimizer.freeze_step=5"), {"norm", "all_reduce"}),
+    ],
+)
+def test_every_kind_of_traffic_is_predicted(optimizer, kinds):
+    words = (
+        "train.eval_batches=0",
+        "train.log_every=100",
+        "train.steps=5",
+        "zero=stage0",
+        f"optimizer={optimizer[0]}",
+        *optimizer[1:],
+    )
+    cfg = composed(*words)
+    first, _ = run_ranks(measured, 2, cfg, (0, 1))
+    for stage, (_, calls, traffic) in enumerate(first):
+        predicted = Simulator(cfg, TABLE["cpu"]).predict(of_stage(cfg, stage), 2)
+        assert (predicted.calls, predicted.traffic) == (calls, traffic)
+        assert stage or set(calls) == kinds
+        reduced = {"all_reduce", "norm", "optimizer"}
+        assert predicted.sent_bytes == sum(n * (1 if kind in reduced else 0.5) for kind, n in traffic.items())
 
 
 @pytest.mark.parametrize("world", [64, 1024])

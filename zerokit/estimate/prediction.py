@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 GIB = 1 << 30
+ALL_REDUCES = ("all_reduce", "norm", "optimizer")
+"""Kinds of traffic that are sums over the ranks: of gradients, of their norm, of what an optimizer adds up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,9 +15,9 @@ class Prediction:
     """One configuration on `world` ranks of one kind of hardware.
 
     memory: bytes by kind at the peak, which they add up to; storage: of the engine, as `Engine.memory` counts it.
-    peer_bytes: of the peak, what lies outside torch's allocator. calls, traffic: collectives of one step and the bytes
-    of their whole buffers. busy: seconds of one step by what they are spent on; seconds: of one step, None without
-    a hardware entry.
+    peer_bytes: of the peak, what lies outside torch's allocator. calls, traffic: of one step of rank 0, by kind, and
+    the bytes of their whole buffers; where the training ends with compressed steps, of such a one. busy: seconds of
+    one step by what they are spent on; seconds: of one step, None without a hardware entry.
     """
 
     world: int
@@ -53,7 +55,7 @@ class Prediction:
     def sent_bytes(self) -> float:
         """Bytes that leave a rank in one step, by rings: an all-reduce goes around twice."""
         share = (self.world - 1) / self.world
-        return sum(count * share * (2 if kind == "all_reduce" else 1) for kind, count in self.traffic.items())
+        return sum(count * share * (2 if kind in ALL_REDUCES else 1) for kind, count in self.traffic.items())
 
     def bound(self) -> tuple[str, float]:
         """What takes most of the step, and its share."""

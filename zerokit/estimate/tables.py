@@ -14,7 +14,16 @@ from zerokit.estimate.prediction import GIB, Prediction
 from zerokit.train.metrics import format_bytes, format_count, format_seconds
 
 WIDTH = 80
-COLLECTIVES = {"all_gather": "all-gather", "reduce_scatter": "reduce-scatter", "all_reduce": "all-reduce"}
+TRAFFIC = {
+    "all_gather": "all-gather",
+    "reduce_scatter": "reduce-scatter",
+    "all_reduce": "all-reduce",
+    "all_to_all": "all-to-all",
+    "row_reads": "embedding rows",
+    "norm": "gradient norm",
+    "optimizer": "optimizer sums",
+}
+"""How kinds of traffic are called, in the order of the table; the last two are all-reduces."""
 
 Row = tuple[str, Callable[[Prediction], str]]
 
@@ -89,9 +98,9 @@ def _by_kind(comparison: Comparison, cells: _Cells) -> Table:
     rows: list[Row] = [(kind, lambda p, kind=kind: cells.memory(p.memory[kind])) for kind in KINDS]
     rows.append(("at the peak", cells.peak))
     rows.append(("sent per step", lambda p: format_bytes(p.sent_bytes)))
-    used = {kind for p in comparison.stages for kind in p.calls}
-    for kind in (kind for kind in COLLECTIVES if kind in used):
-        rows.append((f"  {COLLECTIVES[kind]}", lambda p, kind=kind: _calls(p, kind)))
+    used = {kind: None for p in comparison.stages for kind in p.calls}
+    for kind in sorted(used, key=[*TRAFFIC, *used].index):
+        rows.append((f"  {TRAFFIC.get(kind, kind)}", lambda p, kind=kind: _calls(p, kind)))
     if comparison.timed:
         rows += _times()
     return _filled(_table(f"\n{cells.unit} of a rank", (f"\n{name}" for name in names)), rows, comparison.stages)

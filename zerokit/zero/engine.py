@@ -159,7 +159,7 @@ class Engine:
         for unit in self.units:
             by_module.setdefault(unit.module, []).append(unit)
         for unit in (unit for unit in self.units if unit.in_place):
-            unit.module.forward = Lookup(unit, self.storage.peers)
+            unit.module.forward = Lookup(unit, self.storage.peers, self.comm)
         for module, units in by_module.items():
             self.hooks.attach(module, units, regather=not isinstance(module, nn.Embedding))
         model.register_state_dict_pre_hook(self._before_state_dict)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zerokit.comm import Communicator
 from zerokit.comm.peer import PeerMemory
 from zerokit.zero.unit import Unit
 
@@ -30,8 +31,8 @@ def is_table(unit: Unit) -> bool:
 class Lookup:
     """The forward of an embedding over divided weights: integers (…) → rows (…, dim)."""
 
-    def __init__(self, unit: Unit, peers: PeerMemory):
-        self._module = unit.module
+    def __init__(self, unit: Unit, peers: PeerMemory, comm: Communicator):
+        self._module, self._comm = unit.module, comm
         first = unit.shard.storage_offset() - peers.local.storage_offset()
         self._shards = [peer[first : first + unit.layout.shard] for peer in peers.peers]
 
@@ -43,6 +44,7 @@ class Lookup:
         """(n,) → (n, dim) in the format of the weights."""
         torch._assert_async(((tokens >= 0) & (tokens < rows)).all(), "an embedding's input is outside its table")
         out = torch.empty(len(tokens), dim, dtype=self._shards[0].dtype, device=tokens.device)
+        self._comm.count("row_reads", out.nbytes)
         copy_rows(out, tokens, self._shards)
         return out
 
