@@ -62,6 +62,13 @@ def test_the_live_table_is_drawn_on_a_terminal_and_events_elsewhere(tmp_path, mo
         monkeypatch.delenv("FORCE_COLOR", raising=False)
 
 
+def test_what_had_finished_before_is_explained_where_it_occurs(tmp_path):
+    for earlier in (True, False):
+        out = io.StringIO()
+        Board(tmp_path, out).finish([cell(tmp_path, "stage0", State.FINISHED, earlier=earlier)], None)
+        assert ("finished *" in out.getvalue()) is ("\n* finished before this command\n" in out.getvalue()) is earlier
+
+
 def test_labels_are_what_sets_cells_apart(tmp_path):
     words = (["zero=stage0", "++optimizer.lr=0.012345678901", "data=text"], ["zero=stage1", "data=text"])
     cells = [Cell(list(each), tmp_path / "name", None) for each in words]

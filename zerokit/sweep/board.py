@@ -95,6 +95,8 @@ class Board:
         self._cells = cells
         self._console.print(self._heading())
         self._console.print(table(cells, self._console.width))
+        if any(cell.earlier for cell in cells):
+            self._console.print(Text("* finished before this command", style="dim"))
         for cell in cells:
             if cell.reason:
                 first = (cell.reason.strip().splitlines() or [""])[0]
