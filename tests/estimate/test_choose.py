@@ -13,6 +13,8 @@ from zerokit.config.errors import ConfigError
 from zerokit.estimate.choose import batches, choose
 from zerokit.estimate.hardware import GIB, TABLE
 from zerokit.estimate.simulate import Simulator
+from zerokit.estimate.start import start
+from zerokit.sweep.cell import Cell
 
 SMALL = ("model.dim=64", "model.layers=1", "model.heads=4", "data=synthetic", "data.seq_len=64", "zero.min_unit=1000")
 
@@ -113,6 +115,13 @@ def test_what_runs_out_of_memory_is_followed_by_the_next(tmp_path):
     assert result.stdout.count("ran out of memory.") == len(failed)
     assert len(summary["why"]) == 2
     assert summary["predicted_gib"] == last["predicted_gib"] > 0
+
+
+def test_a_sweep_knows_again_what_was_chosen_for_its_cell(tmp_path):
+    asked = auto("data.seq_len=16", "batch.global=2", "train.steps=2", "scheduler=constant")
+    start(asked, tmp_path, "tests.sweep.cell_worker:run")
+    assert Cell([], tmp_path, asked).has_finished()
+    assert not Cell([], tmp_path, auto("data.seq_len=16", "batch.global=4", "train.steps=2")).has_finished()
 
 
 def test_every_run_has_its_prediction(tmp_path):

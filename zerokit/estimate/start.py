@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerokit.config.identity import digest
 from zerokit.config.schema import Config
 from zerokit.estimate.apart import apart
 from zerokit.launch import launch
@@ -73,9 +74,10 @@ def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
         print("\n".join(why), flush=True)
         attempts.append({"choice": str(candidate), "predicted_gib": made.predicted_gib, "predicted_s": made.seconds,
                          "status": "running", "error": None})  # fmt: skip
-        facts = {"predicted_gib": made.predicted_gib, "predicted": made.to_dict()}
+        facts = {"predicted_gib": made.predicted_gib, "predicted": made.to_dict(), "why": why, "choices": attempts}
         try:
-            summary = launch(candidate.cfg, run_dir, entry, _note(facts | {"why": why, "choices": attempts}))
+            # config.yaml will hold the choice: what it was made for has to be found again too
+            summary = launch(candidate.cfg, run_dir, entry, _note(facts | {"asked": digest(config.to_dict())}))
         except TrainingFailed as error:
             following = choice.after(candidate) if OUT_OF_MEMORY.search(str(error)) else None
             _record(run_dir, attempts, "failed", str(error).splitlines()[0])

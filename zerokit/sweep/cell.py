@@ -16,7 +16,7 @@ from zerokit.config.schema import Config
 from zerokit.state.folder import FOLDER as STATES
 from zerokit.state.folder import saved_states
 from zerokit.train.metrics import GIB, last_metrics
-from zerokit.train.summary import read_summary
+from zerokit.train.summary import predicted_facts, read_summary
 
 ATTEMPTS = "attempts"
 
@@ -106,11 +106,17 @@ class Cell:
                 path.rename(place / path.name)
 
     def _same_config(self) -> bool:
+        """Whether the run in the folder is of this configuration, or of what zero=auto chose for it."""
+        if self.config is None:
+            return False
+        wanted = digest(self.config.to_dict())
+        if self.config.zero.auto:
+            return predicted_facts(self.folder).get("asked") == wanted
         try:
             saved = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             return False
-        return isinstance(saved, dict) and self.config is not None and digest(saved) == digest(self.config.to_dict())
+        return isinstance(saved, dict) and digest(saved) == wanted
 
 
 @dataclass(frozen=True)
