@@ -17,6 +17,7 @@ import pytest
 
 from tests.commands import environment
 from tests.fault.runs import children
+from zerokit.fault.signals import REPEAT_S
 from zerokit.state.folder import FOLDER, saved_states
 
 pytestmark = pytest.mark.chaos
@@ -105,7 +106,7 @@ def _interrupt_launcher(run: Run, ranks: list[int], dice: random.Random) -> None
 
 def _interrupt_twice(run: Run, ranks: list[int], dice: random.Random) -> None:
     _send(run.process.pid, signal.SIGTERM)
-    time.sleep(dice.random() * 0.2)
+    time.sleep(dice.random() * 2 * REPEAT_S)  # every other time it is a repeat
     _send(run.process.pid, signal.SIGTERM)
     _wait(run)
 

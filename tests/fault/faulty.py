@@ -1,6 +1,7 @@
 """Training with a fault in it: `run.tags=[FAULT@R@S]` lets it happen on rank R in step S (from 1; 0 is start-up).
 
-`FAULT@R@S@N` has it in the first N attempts; without N it is the first alone.
+S can also be a place in the program (`PLACES`). `FAULT@R@S@N` has it in the first N attempts; without N it is the first
+alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 import torch
 
 from zerokit.comm.process import place
+from zerokit.fault.board import Board
 from zerokit.train import worker
+from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
 
 
@@ -37,6 +40,13 @@ def _out_of_memory() -> None:
 
 def _terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _interrupt_and_repeat() -> None:
+    """As `timeout -s INT` does: the process, then its group."""
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
 
 
 def _hang() -> None:
@@ -65,7 +75,12 @@ def _leave() -> None:
 
 FAULTS = {
     "kill": _kill, "stop": _stop, "raise": _raise, "out_of_memory": _out_of_memory, "terminate": _terminate,
-    "hang": _hang, "flip": _flip, "leave": _leave,
+    "interrupt_and_repeat": _interrupt_and_repeat, "hang": _hang, "flip": _flip, "leave": _leave,
+}  # fmt: skip
+
+PLACES = {
+    "assembly": (worker, "assemble"), "results": (worker, "_results"), "leave": (Board, "leave"),
+    "save": (Saver, "save_now"), "measure": (Trainer, "_measure"),
 }  # fmt: skip
 
 
@@ -75,24 +90,30 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
     for tag in config["run"]["tags"]:
         name, rank, step, attempts = (*tag.split("@"), "1")[:4]
         if place()[0] == int(rank) and attempt < int(attempts):
-            _let_happen(FAULTS[name], int(step))
+            _let_happen(FAULTS[name], step)
     result = worker.run(config, run_dir)
     (Path(run_dir) / f"result{place()[0]}").write_text(str(result["status"]))
     return result
 
 
-def _let_happen(fault: Callable[[], None], step: int) -> None:
-    if step == 0:
+def _let_happen(fault: Callable[[], None], step: str) -> None:
+    if step == "0":
         fault()
-        return
-    original = Trainer._step
+    elif step in PLACES:
+        _before(*PLACES[step], lambda *_: fault())
+    else:
+        _before(Trainer, "_step", lambda _, index, *__: fault() if index + 1 == int(step) else None)
 
-    def _step(self: Trainer, index: int, *rest: Any) -> None:
-        if index + 1 == step:
-            fault()
-        original(self, index, *rest)
 
-    Trainer._step = _step
+def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
+    """Let `act` see every call of a function first."""
+    original = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        act(*arguments)
+        return original(*arguments, **named)
+
+    setattr(owner, name, wrapped)
 
 
 if __name__ == "__main__":

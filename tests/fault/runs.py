@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +14,13 @@ from tests.commands import environment
 from tests.config.arguments import config
 from zerokit.launch import launch
 from zerokit.launch.errors import TrainingFailed
+from zerokit.state.folder import FOLDER, saved_states
 
 SMALL = (
     "model=mlp", "data=synthetic", "data.task=regression", "tracker=none", "launch.nproc=2", "launch.device=cpu",
     "train.log_every=1", "train.eval_batches=0", "launch.threads=1",
 )  # fmt: skip
+LONG = ("train.steps=100000", "scheduler=constant")
 RESTARTS = "--max_restarts=1"
 ELASTIC = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0")
 STARTS = {
@@ -41,6 +44,11 @@ class Outcome:
     def summary(self) -> dict:
         return json.loads((self.folder / "summary.json").read_text())
 
+    @property
+    def states(self) -> list[int]:
+        """Steps of the states in the folder, newest first."""
+        return [saved.step for saved in saved_states(self.folder / FOLDER)]
+
     def log(self, name: str) -> str:
         return (self.folder / "logs" / name).read_text(errors="replace")
 
@@ -56,6 +64,19 @@ def run(folder: Path, *words: str, start: str = "local", timeout: float = 60) ->
     if metrics.exists():
         outcome.seconds = time.time() - metrics.stat().st_mtime
     return outcome
+
+
+def check_interrupted(outcome: Outcome, number: int, tmp_path: Path) -> None:
+    """A run by the words `LONG` ended for a signal with one new state, from which it goes on as if nothing had been."""
+    summary = outcome.summary
+    assert (summary["status"], summary["signal"]) == ("interrupted", number), summary["error"]
+    step = summary["steps"]
+    assert summary["error"] == f"{signal.Signals(number).name} after step {step}"
+    assert outcome.states == [step] and summary["state"] == f"step-{step:08d}"
+    words = ("scheduler=constant", f"train.steps={step + 2}")
+    again = _launch(outcome.folder, *words).summary
+    assert (again["status"], again["resumed_from"]["step"]) == ("finished", step)
+    assert again["weights_sha256"] == _launch(tmp_path / "straight", *words).summary["weights_sha256"]
 
 
 def _launch(run_dir: Path, *words: str) -> Outcome:

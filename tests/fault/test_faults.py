@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
 
 import pytest
 
-from tests.fault.runs import begin, children, finish, run, wait_for_step
+from tests.fault.runs import LONG, begin, check_interrupted, children, finish, run, wait_for_step
+from zerokit.fault.signals import REPEAT_S
+from zerokit.launch import local
 
 OUT_S = 10.0
 CAUSES = {
@@ -55,40 +58,57 @@ def test_a_standstill_is_noticed_and_every_stack_dumped(tmp_path, fault, rank, s
     assert outcome.summary["status"] == "failed"
     for each in (0, 1):
         stacks = outcome.log(f"rank{each}.stacks")
-        assert "most recent call first" in stacks and "_step" in stacks, each
+        assert "most recent call first" in stacks and "in fit" in stacks, each
     assert "collectives begun, the last: " in outcome.log(f"rank{1 - rank}.stacks")
     if fault == "hang":
         assert "in _hang" in outcome.log("rank1.stacks")
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)], ids=str
+    ("number", "to", "status"),
+    [
+        (signal.SIGTERM, "launcher", 143),
+        (signal.SIGINT, "launcher and its group", 130),
+        (signal.SIGHUP, "launcher", 129),
+        (signal.SIGTERM, "all", 143),
+    ],
+    ids=str,
 )
-def test_a_signal_to_the_launcher_ends_all_ranks_at_one_step(tmp_path, number, status):
-    """Row 7."""
-    process = begin(tmp_path, "train.steps=100000")
+def test_a_signal_ends_all_ranks_at_one_step(tmp_path, number, to, status):
+    """Row 7. `timeout` signals the launcher and then its group; a scheduler signals all processes of a job."""
+    process = begin(tmp_path, *LONG)
     wait_for_step(tmp_path, 3)
     since = time.time()
+    for pid in children(process.pid) if to == "all" else ():
+        os.kill(pid, number)
     process.send_signal(number)
+    if to == "launcher and its group":
+        time.sleep(0.05)
+        os.killpg(process.pid, number)
     outcome = finish(process, tmp_path, since)
     assert outcome.status == status, outcome.stderr
-    assert (outcome.summary["status"], outcome.summary["signal"]) == ("interrupted", number)
     ends = [re.findall(r"the last step is (\d+)", outcome.log(f"rank{each}.log")) for each in (0, 1)]
     assert ends == [[str(outcome.summary["steps"])]] * 2
-    assert f"after step {outcome.summary['steps']}" in outcome.summary["error"]
-    assert (outcome.folder / "state" / outcome.summary["state"]).is_dir()
     assert "bits_per_byte" in outcome.summary, "the loss of the end is in the unit of the lines before it"
     assert [(outcome.folder / f"result{each}").read_text() for each in (0, 1)] == ["interrupted"] * 2
+    check_interrupted(outcome, number, tmp_path)
 
 
-@pytest.mark.parametrize(("step", "rank", "start"), [(3, 1, "local"), (3, 0, "local"), (3, 1, "torchrun")])
-def test_a_signal_to_one_rank_ends_all_at_one_step(tmp_path, step, rank, start):
+@pytest.mark.parametrize(
+    ("fault", "number", "rank", "start"),
+    [
+        ("terminate", signal.SIGTERM, 1, "local"),
+        ("interrupt_and_repeat", signal.SIGINT, 0, "local"),
+        ("terminate", signal.SIGTERM, 0, "torchrun"),
+        ("interrupt_and_repeat", signal.SIGINT, 1, "torchrun"),
+    ],
+)
+def test_a_signal_to_one_rank_ends_all_at_one_step(tmp_path, fault, number, rank, start):
     """Row 7."""
-    words = ("train.steps=100000", f"run.tags=[terminate@{rank}@{step}]")
-    outcome = run(tmp_path, *words, start=start)
-    assert outcome.status == (143 if start == "local" else 1), outcome.stderr
-    assert outcome.summary["status"] == "interrupted"
-    assert outcome.summary["steps"] >= step
+    outcome = run(tmp_path, *LONG, f"run.tags=[{fault}@{rank}@3]", start=start)
+    assert outcome.status == (128 + number if start == "local" else 1), outcome.stderr
+    assert outcome.summary["steps"] >= 3
+    check_interrupted(outcome, number, tmp_path)
 
 
 @pytest.mark.parametrize("start", ["local", "torchrun"])
@@ -98,13 +118,39 @@ def test_a_signal_in_start_up_ends_the_run(tmp_path, start):
     assert outcome.status == (143 if start == "local" else 1), outcome.stderr
 
 
+@pytest.mark.parametrize("place", ["results", "leave"])
+def test_a_signal_to_a_rank_that_finishes_lets_it_finish(tmp_path, place):
+    outcome = run(tmp_path, "train.steps=3", f"run.tags=[terminate@1@{place}]")
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.summary["status"] == "finished"
+    assert "SIGTERM: the run is ending already" in outcome.log("rank1.log")
+
+
+def test_a_signal_to_the_launcher_of_a_run_that_has_finished(tmp_path, monkeypatch):
+    """The launcher ends as it was asked to, and the run stays finished."""
+    original = local.elastic_launch
+
+    def late(*arguments):
+        def call(*words):
+            result = original(*arguments)(*words)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return result
+
+        return call
+
+    monkeypatch.setattr(local, "elastic_launch", late)
+    outcome = run(tmp_path, "train.steps=3")
+    assert outcome.status == 143
+    assert (outcome.summary["status"], outcome.summary["error"]) == ("finished", None)
+
+
 def test_a_second_signal_ends_at_once(tmp_path):
     """Row 7: also while a rank hangs, so that the first signal cannot be followed."""
     process = begin(tmp_path, "run.tags=[hang@1@3]")
     wait_for_step(tmp_path, 2)
     workers = children(process.pid)
     process.send_signal(signal.SIGTERM)
-    time.sleep(1)
+    time.sleep(REPEAT_S + 0.1)
     since = time.time()
     process.send_signal(signal.SIGTERM)
     outcome = finish(process, tmp_path, since)

@@ -44,6 +44,10 @@ def _lead(words: list[str]) -> int:
     except ConfigError as error:
         print(f"zerokit: {error}", file=sys.stderr)
         status = 2
+    except SystemExit as ended:
+        if ended.code == 1:  # a failure: other ranks may hang, and the launcher ends them
+            raise
+        status = ended.code
     from zerokit.launch.joined import stop
 
     stop(status)

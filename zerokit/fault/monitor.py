@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
 from zerokit.fault.board import Board
-from zerokit.fault.signals import STACKS, Signals
+from zerokit.fault.signals import STACKS, Signals, Wish
 from zerokit.fault.stacks import StackFile
 
 POLL_S, BUSY_POLL_S = 0.5, 0.05
@@ -91,8 +91,8 @@ class Monitor:
         self._last: int | None = None
         self._phase, self._since, self._extra = "start", time.monotonic(), 0.0
         self._steps, self._step_s, self._window = 0, 0.0, self._since
-        self._leaving, self._closed = threading.Event(), False
-        self._asked = 0  # signals that this process has had
+        self._leaving, self._done, self._closed = threading.Event(), False, False
+        self._wish = Wish()
         self._deadline: float | None = None  # for the answers that are awaited
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
 
@@ -101,8 +101,9 @@ class Monitor:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
+        self._done = kind is None
         self._leaving.set()
-        if kind is None:
+        if self._done:
             self._board.leave()
         self._closed = True
         self._signals.wake()
@@ -174,13 +175,15 @@ class Monitor:
                 self._end_soon(f"rank {self.rank}: the launcher cannot be reached any more ({error})", records=True)
 
     def _on_signal(self, number: int) -> None:
-        self._asked += 1
-        if self._asked > 1:
-            log.warning("a second signal: ending at once")
+        wish, name = self._wish.note(number), signal.Signals(number).name
+        if wish == 2:
+            log.warning("%s, a second signal: ending at once", name)
             _exit(128 + number)
-        if self._leaving.is_set():  # the run fails, and whoever started it wants it to be over
+        if self._leaving.is_set() and not self._done:  # the run fails, and whoever started it wants it to be over
             threading.Timer(LEAVE_S, _exit, (1,)).start()
-        elif self._phase != "end" and self._look_at_neighbour() is None:
+        elif self._done or self._frozen or self._phase == "end":
+            log.info("%s: the run is ending already", name)
+        elif self._look_at_neighbour() is None:
             self._board.post("stop", signal=number, rank=self.rank)
 
     def _look(self) -> None:

@@ -6,12 +6,32 @@ import os
 import select
 import signal
 import threading
+import time
 from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Of these the first asks to save and end, the second ends at once."""
+"""Of these the first asks to save and end; a second one, which is no repeat of it, ends at once."""
+REPEAT_S = 1.0
+"""Seconds after the first signal within which another is the same wish: `timeout`, terminals and schedulers signal a
+process and its group, or all processes of a job, of which the launcher tells the workers once more."""
 STACKS = signal.SIGUSR2
 """Makes a worker write the stacks of its threads into its log folder."""
+
+
+class Wish:
+    """That this process shall end, as it is told by signals. signal: the first that came, None before."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._since = 0.0
+
+    def note(self, number: int) -> int:
+        """Take note of a signal: 1 if it is the first, 0 if it repeats that, 2 if it insists."""
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = number, now
+            return 1
+        return 2 if now - self._since > REPEAT_S else 0
 
 
 class Signals:

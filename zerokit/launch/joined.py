@@ -57,7 +57,10 @@ def lead(config: Config, run_dir: Path, entry: str) -> dict[str, Any]:
     resolve_batch(config.batch, int(os.environ["WORLD_SIZE"]))
     job = {"entry": entry, "config": config.to_dict(), "run_dir": str(run_dir)}
     _connect().set(f"job/{_jobs}", json.dumps(job))
-    return _work(job) or {}
+    result = _work(job)
+    if result.get("status") == "interrupted":
+        sys.exit(128 + result["signal"])
+    return result
 
 
 def follow() -> int:
@@ -71,7 +74,7 @@ def follow() -> int:
             return job["stop"]
         _redirect_output(Path(job["run_dir"]))
         try:
-            _work(job)
+            _work(job)  # if it was interrupted, rank 0 says so once it has written that down
         except SystemExit as ended:
             return ended.code
 
@@ -97,10 +100,7 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
     process.use_store(dist.PrefixStore(f"group/{_jobs}", _connect()))
     _jobs += 1
     try:
-        result = call(job["entry"], job["config"], job["run_dir"]) or {}
-        if result.get("status") == "interrupted":
-            sys.exit(128 + result["signal"])
-        return result
+        return call(job["entry"], job["config"], job["run_dir"]) or {}
     except Exception as error:
         if not os.environ.get("TORCHELASTIC_ERROR_FILE"):
             raise

@@ -33,7 +33,7 @@ from zerokit.launch.errors import TrainingFailed
 from zerokit.launch.relay import RELAYED, Interrupted, Relay
 from zerokit.launch.team import Team
 from zerokit.launch.worker import work
-from zerokit.train.summary import mark_ended
+from zerokit.train.summary import has_ended, mark_ended
 
 NOT_INITIALIZED = 3
 """CUDA_ERROR_NOT_INITIALIZED of the driver API."""
@@ -84,7 +84,8 @@ def run(config: schema.Config, run_dir: Path, entry: str) -> dict[str, Any]:
             summary = _attempts(team, run_dir, entry, relay)
         except Interrupted as interrupted:
             number = relay.signal or interrupted.signal
-            mark_ended(run_dir, "interrupted", f"{signal.Signals(number).name}: ended at once")
+            if not has_ended(run_dir):
+                mark_ended(run_dir, "interrupted", f"{signal.Signals(number).name}: ended at once")
         else:
             if summary.get("status") != "interrupted":
                 return summary

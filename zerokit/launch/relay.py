@@ -1,4 +1,4 @@
-"""Signals on their way from the launcher to the workers: the first asks them to save and end, the second kills them."""
+"""Signals on their way from the launcher to the workers: the first asks to save and end, a later one kills them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import threading
 from contextlib import suppress
 from typing import Any
+
+from zerokit.fault.signals import Wish
 
 RELAYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -25,14 +27,19 @@ class Relay:
 
     Elastic would kill the workers after a while; here they end on their own, and elastic only sees them finish.
 
-    signal: the first that came, if any did. killed: a second one came.
+    killed: a second one came, and was no repeat of the first.
     """
 
     def __init__(self) -> None:
-        self.signal: int | None = None
         self.killed = False
+        self._wish = Wish()
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
+
+    @property
+    def signal(self) -> int | None:
+        """The first that came, if any did."""
+        return self._wish.signal
 
     def __enter__(self) -> Relay:
         if threading.current_thread() is threading.main_thread():
@@ -49,10 +56,13 @@ class Relay:
     def _on_signal(self, number: int, _: object) -> None:
         if os.getpid() != self._process:  # a worker that has only just been forked
             os._exit(128 + number)
-        self.killed, self.signal = self.signal is not None, self.signal or number
+        wish = self._wish.note(number)
+        if wish == 0:
+            return
+        self.killed = wish == 2
         children = multiprocessing.active_children()
         for child in children:
             with suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL if self.killed else number)
-        if not children:
+        if not children and not self.killed:  # a later signal finds the run over already
             raise Interrupted(self.signal)

@@ -24,7 +24,10 @@ def work(entry: str, config: dict[str, Any], run_dir: str, launcher: int) -> dic
         signal.signal(number, signal.SIG_DFL)
     _leave_the_terminal()
     _end_with(launcher)
-    return call(entry, config, run_dir)
+    result = call(entry, config, run_dir)
+    for number in RELAYED:  # all is done: the process ends anyway, and shall not count as interrupted
+        signal.signal(number, signal.SIG_IGN)
+    return result
 
 
 def _leave_the_terminal() -> None:

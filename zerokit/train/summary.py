@@ -49,6 +49,11 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def has_ended(run_dir: Path) -> bool:
+    """Whether rank 0 has written down that the run ended as it should: by its last step, or for a signal."""
+    return read_summary(run_dir).get("status") in ("finished", "interrupted")
+
+
 def mark_ended(run_dir: Path, status: str, error: str) -> None:
     """Record in a run's files how it ended (`failed` or `interrupted`) and why; rank 0 may have been ended before it
     could, or knows only that another rank is gone."""
