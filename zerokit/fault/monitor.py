@@ -27,6 +27,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
+from zerokit.config.errors import ConfigError
 from zerokit.fault.board import Board
 from zerokit.fault.signals import STACKS, Signals, Wish
 from zerokit.fault.stacks import StackFile
@@ -139,7 +140,7 @@ class Monitor:
         """Why the run fails, told by whichever rank knows: `error` of this rank may be a mere consequence."""
         self._leaving.set()
         own = f"rank {self.rank}: {type(error).__name__}: {error}"
-        if isinstance(error, Ended):
+        if isinstance(error, (Ended, ConfigError)):
             own = str(error)
         elif is_consequence(error):
             deadline = time.monotonic() + LEAVE_S

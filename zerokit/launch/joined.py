@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 from zerokit.comm import process
 from zerokit.comm.store import connect
 from zerokit.config.batch import resolve_batch
+from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.launch.worker import call
 
@@ -50,7 +51,7 @@ def lead(config: Config, run_dir: Path, entry: str) -> dict[str, Any]:
     """Tell the other ranks about a job, do the part of rank 0, and return its summary.
 
     Raises:
-        ConfigError: if the batch cannot be divided among the processes.
+        ConfigError: if the batch cannot be divided among the processes, or what a rank found wrong.
         SystemExit: with 1 after a failure, so that torchrun ends the other ranks; with 128 and the signal's number when
             all ranks have ended for a signal.
     """
@@ -74,7 +75,9 @@ def follow() -> int:
             return job["stop"]
         _redirect_output(Path(job["run_dir"]))
         try:
-            _work(job)  # if it was interrupted, rank 0 says so once it has written that down
+            _work(job)
+        except ConfigError:  # rank 0 says it, and whether another job follows; so it does after an interruption
+            continue
         except SystemExit as ended:
             return ended.code
 
@@ -101,6 +104,10 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
     _jobs += 1
     try:
         return call(job["entry"], job["config"], job["run_dir"]) or {}
+    except ConfigError:
+        if dist.is_initialized():  # another job may follow
+            dist.destroy_process_group()
+        raise
     except Exception as error:
         if not os.environ.get("TORCHELASTIC_ERROR_FILE"):
             raise

@@ -73,7 +73,8 @@ def run(config: schema.Config, run_dir: Path, entry: str) -> dict[str, Any]:
 
     Raises:
         TrainingFailed: with rank and traceback of the root cause, if a worker failed and no restart is left.
-        ConfigError: if the batch cannot be divided among the processes, or there are fewer GPUs than processes.
+        ConfigError: if the batch cannot be divided among the processes, there are fewer GPUs than processes, or what a
+            worker found wrong.
         KeyboardInterrupt, SystemExit: after SIGINT, or after SIGTERM or SIGHUP with 128 and the signal's number.
     """
     importlib.import_module(entry.partition(":")[0])  # once here, not in every worker that is forked
@@ -99,6 +100,9 @@ def _attempts(team: Team, run_dir: Path, entry: str, relay: Relay) -> dict[str, 
     for attempt in count():
         try:
             return _attempt(team, run_dir, entry, attempt)
+        except ConfigError as error:
+            mark_ended(run_dir, "failed", str(error))
+            raise
         except TrainingFailed as failure:
             if relay.killed:
                 raise Interrupted(relay.signal) from failure
@@ -133,6 +137,7 @@ def _attempt(team: Team, run_dir: Path, entry: str, attempt: int) -> dict[str, A
             for number in RELAYED:
                 if failure.exitcode in (-number, 128 + number):
                     raise Interrupted(number) from None
+            _raise_refusal(failure)
             raise TrainingFailed(_describe(rank, failure, len(team.members), run_dir), rank) from None
         except SignalException as error:
             raise SystemExit(128 + error.sigval) from None
@@ -185,6 +190,14 @@ def _describe(rank: int, failure: ProcessFailure, processes: int, run_dir: Path)
     else:
         told = f"rank {rank} of {processes} failed: {cause}"
     return f"{told}\nLogs: {run_dir / 'logs'}"
+
+
+def _raise_refusal(failure: ProcessFailure) -> None:
+    """Raise here the ConfigError with which a worker ended, if that is what it was."""
+    if isinstance(failure.message, dict):
+        kind, _, text = failure.message["message"].partition(": ")
+        if kind == ConfigError.__name__:
+            raise ConfigError(text) from None
 
 
 def _cause(failure: ProcessFailure) -> str:

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from zerokit.config.errors import ConfigError
 from zerokit.fault import Ended, is_consequence
 from zerokit.launch.relay import RELAYED
 
@@ -49,6 +50,8 @@ def call(entry: str, config: dict[str, Any], run_dir: str) -> dict[str, Any]:
     module, _, function = entry.partition(":")
     try:
         return getattr(importlib.import_module(module), function)(config, run_dir)
+    except ConfigError as error:
+        raise ConfigError(str(error)) from error  # the launcher knows it by the name of its class
     except RuntimeError as error:
         if isinstance(error, Ended) or is_consequence(error):
             time.sleep(CAUSE_FIRST_S)

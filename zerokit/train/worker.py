@@ -15,6 +15,7 @@ import torch
 from zerokit.comm import Communicator
 from zerokit.comm.process import meeting_place, place, start
 from zerokit.config import registry
+from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config, LaunchConfig
 from zerokit.fault import Ended, Limits, Monitor, is_consequence
 from zerokit.report import write_report
@@ -64,7 +65,8 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
                 return view.end(**_train(trainer, cfg, config, folder, view, monitor))
         except Exception as error:
             failure = explained(error, cfg, trainer)
-            log.exception("the training failed")
+            level = logging.INFO if isinstance(error, ConfigError) else logging.ERROR  # the launcher shows the former
+            log.log(level, "the training failed", exc_info=True)
             cause = monitor.cause(failure)
             if monitor.records():
                 view.end(status="failed", error=cause)
