@@ -70,3 +70,10 @@ def test_unknown_hardware_is_told_without_torch(tmp_path):
         "sys.exit('torch' in sys.modules)\n"
     )
     assert python("-c", code, cwd=tmp_path).returncode == 0
+
+
+def test_data_without_tokens_has_samples(tmp_path):
+    words = ("model=mlp", "data=synthetic", "data.task=regression", "estimate.hardware=cpu", "launch=single")
+    result = zerokit("estimate", *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "samples/s per rank" in result.stdout and "tokens" not in result.stdout

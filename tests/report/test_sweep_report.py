@@ -66,6 +66,18 @@ def test_the_page_shows_every_part(folder):
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text.replace("// Reads", ""))
 
 
+def test_on_a_cpu_there_is_no_error_of_the_prediction_and_samples_are_called_so(folder):
+    write_report(folder)
+    assert row(folder, "stage1 bf16")[9].endswith(" %")
+    for place in folder.glob("*/summary.json"):
+        change(place.parent, device="cpu", counted="samples")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert row(folder, "stage1 bf16")[8:10] == ["11.8 GiB", ""], "predicted, but not compared"
+    text = page + (folder / "report.md").read_text(encoding="utf-8")
+    assert "fastest, samples/s" in text and "| samples/s |" in text and "tokens/s" not in text
+    assert "○ is the prediction" not in text
+
+
 def test_the_bars_and_marks_have_the_proportions_of_the_memory(folder):
     text = write_report(folder).read_text()
     bar = re.search(r'aria-label="4 stage1 bf16: 11.9 GiB">(.*?)</svg>', text, re.DOTALL).group(1)

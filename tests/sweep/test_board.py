@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import rich.console
 
-from zerokit.sweep.board import Board, table, window
+from zerokit.sweep.board import Board, progress, table, window
 from zerokit.sweep.cell import Cell, State, label_all
 from zerokit.sweep.slots import Slot, divide
 from zerokit.train.metrics import MetricsFile
@@ -16,7 +16,8 @@ from zerokit.train.metrics import MetricsFile
 
 def cell(folder: Path, label: str, state: State, **values) -> Cell:
     """A cell with long figures in its files."""
-    config = SimpleNamespace(train=SimpleNamespace(steps=123456))
+    data = SimpleNamespace(options=SimpleNamespace(task=values.pop("task", "tokens")))
+    config = SimpleNamespace(train=SimpleNamespace(steps=123456), data=data)
     made = Cell([], folder / label.replace(" ", "-"), config, label, state, **values)
     with MetricsFile(made.folder / "metrics.jsonl") as metrics:
         metrics.log({"train/loss": 12.3456, "perf/tokens_per_sec": 123456.0, "memory/max_allocated_gib": 123.4}, 99999)
@@ -67,6 +68,22 @@ def test_what_had_finished_before_is_explained_where_it_occurs(tmp_path):
         out = io.StringIO()
         Board(tmp_path, out).finish([cell(tmp_path, "stage0", State.FINISHED, earlier=earlier)], None)
         assert ("finished *" in out.getvalue()) is ("\n* finished before this command\n" in out.getvalue()) is earlier
+
+
+@pytest.mark.parametrize(
+    ("tasks", "heading", "last"),
+    [
+        (("tokens",), "tokens/s", "tokens"),
+        (("regression",), "samples/s", "samples"),
+        (("regression", "tokens"), "units/s", "tokens"),
+    ],
+)
+def test_throughput_has_the_unit_of_the_data(tmp_path, tasks, heading, last):
+    cells = [cell(tmp_path, str(place), State.RUNNING, task=task) for place, task in enumerate(tasks)]
+    console = rich.console.Console(file=io.StringIO(), width=80)
+    console.print(table(cells, 80))
+    assert heading in console.file.getvalue()
+    assert f"123k {last}/s" in progress(cells[-1], cells[-1].figures())
 
 
 def test_labels_are_what_sets_cells_apart(tmp_path):

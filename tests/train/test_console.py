@@ -113,6 +113,17 @@ def test_the_panel_shows_the_figures_within_80_columns(summary, tmp_path):
     assert {len(line) for line in text.splitlines()} == {80}
 
 
+def test_what_a_process_grew_by_is_not_called_the_memory_that_was_predicted(summary, tmp_path):
+    summary |= {"max_allocated_gib": [0.5, 0.25], "predicted_gib": 0.125}
+    assert "512 MiB by the process, 128 MiB predicted for tensors" in panel(summary | {"device": "cpu"}, tmp_path)
+    assert "512 MiB of memory, 128 MiB predicted" in panel(summary | {"device": "NVIDIA H100"}, tmp_path)
+
+
+def test_throughput_is_of_samples_where_data_has_no_tokens(summary, tmp_path):
+    text = panel(summary | {"counted": "samples"}, tmp_path)
+    assert "48.2k samples/s" in text and "4.92M samples" in text and "tokens/s" not in text
+
+
 def test_the_panel_of_another_task_has_its_unit(summary, tmp_path):
     assert "5.52 → 1.38 mse" in panel({**summary, "bits_per_byte": None}, tmp_path, unit="mse")
 

@@ -26,3 +26,8 @@ class DataInfo:
     """One line for people."""
     bytes_per_token: float | None
     """Bytes of text per token, to convert loss to bits per byte (tokens only)."""
+
+    @property
+    def counted(self) -> str:
+        """What throughput counts: tokens, or samples where there are none."""
+        return "tokens" if self.task == "tokens" else "samples"

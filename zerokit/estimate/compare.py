@@ -81,6 +81,11 @@ class Comparison:
             self._made[key] = self._simulator.predict(with_checkpointing(with_stage(self.cfg, stage), name), world)
         return self._made[key]
 
+    @property
+    def counted(self) -> str:
+        """What throughput counts: tokens or samples."""
+        return self._simulator.counted
+
     @cached_property
     def chosen(self) -> Prediction:
         """The configuration as it is."""

@@ -67,6 +67,11 @@ class Simulator:
         self._memo = Memo()
         self._source = registry.build("data", cfg.data, seed=cfg.train.seed)
 
+    @property
+    def counted(self) -> str:
+        """What the data consists of: tokens or samples."""
+        return self._source.info.counted
+
     def predict(self, cfg: Config, world: int) -> Prediction:
         """What `cfg` (a variation in anything but the data) needs on `world` ranks.
 

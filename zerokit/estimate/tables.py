@@ -38,19 +38,21 @@ def show(comparison: Comparison) -> None:
     if len(comparison.worlds) > 1:
         console.print(_by_world(comparison, f"{cells.unit} at the peak", cells.peak))
         if comparison.timed:
-            console.print(_by_world(comparison, "tokens/s per rank", lambda p: format_count(_per_rank(p))))
+            console.print(
+                _by_world(comparison, f"{comparison.counted}/s per rank", lambda p: format_count(_per_rank(p)))
+            )
     for line in _notes(comparison):
         console.print(Text(line, style="dim"))
 
 
 def _header(comparison: Comparison) -> Text:
     chosen, cfg, hardware = comparison.chosen, comparison.cfg, comparison.hardware
-    tokens = chosen.tokens_per_step // chosen.world
+    count = chosen.tokens_per_step // chosen.world
+    tokens = f", {count:,} tokens" if comparison.counted == "tokens" else ""
     lines = (
         f"{cfg.model.name} · {chosen.parameters:,} parameters · {chosen.precision} · checkpointing "
         f"{chosen.checkpointing}",
-        f"{chosen.world} × {hardware.name} · per rank and step: {chosen.accumulation} × {chosen.micro} samples, "
-        f"{tokens:,} tokens",
+        f"{chosen.world} × {hardware.name} · per rank and step: {chosen.accumulation} × {chosen.micro} samples{tokens}",
     )
     return Text("\n".join(lines), style="bold")
 
@@ -88,6 +90,10 @@ class _Cells:
         return self.memory(prediction.peak) + ("" if fits else "!")
 
 
+def _speed(comparison: Comparison) -> str:
+    return f"{comparison.counted}/s per rank"
+
+
 def _per_rank(prediction: Prediction) -> float:
     return prediction.tokens_per_sec / prediction.world
 
@@ -102,7 +108,7 @@ def _by_kind(comparison: Comparison, cells: _Cells) -> Table:
     for kind in sorted(used, key=[*TRAFFIC, *used].index):
         rows.append((f"  {TRAFFIC.get(kind, kind)}", lambda p, kind=kind: _calls(p, kind)))
     if comparison.timed:
-        rows += _times()
+        rows += _times(comparison)
     return _filled(_table(f"\n{cells.unit} of a rank", (f"\n{name}" for name in names)), rows, comparison.stages)
 
 
@@ -111,10 +117,10 @@ def _calls(prediction: Prediction, kind: str) -> str:
     return f"{count} × {format_bytes(prediction.traffic[kind] / count)}" if count else "-"
 
 
-def _times() -> list[Row]:
+def _times(comparison: Comparison) -> list[Row]:
     return [
         ("time of a step", lambda p: format_seconds(p.seconds)),
-        ("tokens/s per rank", lambda p: format_count(_per_rank(p))),
+        (_speed(comparison), lambda p: format_count(_per_rank(p))),
         ("most of it", lambda p: "{} {:.0%}".format(*p.bound())),
     ]
 
@@ -125,7 +131,7 @@ def _by_policy(comparison: Comparison, cells: _Cells) -> Table:
         ("at the peak", cells.peak),
     ]
     if comparison.timed:
-        rows += _times()[:2]
+        rows += _times(comparison)[:2]
     chosen = comparison.cfg.checkpointing.name
     names = [f"\n{p.checkpointing}{'*' if p.checkpointing == chosen else ''}" for p in comparison.policies]
     title = f"\nstage {comparison.cfg.zero.stage}, checkpointing"

@@ -45,6 +45,11 @@ class Cell:
         return self.run and (_number(self.run.summary.get("tokens_per_sec")) or self.run.last("perf/tokens_per_sec"))
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the peak is what a process grew by, which no prediction of tensors can be compared with."""
+        return self.run is not None and self.run.summary.get("device") == "cpu"
+
+    @property
     def loss(self) -> float | None:
         """Last training loss."""
         return self.run and _known(_number(self.run.summary.get("loss")), self.run.last("train/loss"))
@@ -89,6 +94,12 @@ class Sweep:
     command: str | None
     """The command that started it."""
     cells: list[Cell]
+
+    @property
+    def counted(self) -> str:
+        """What the throughput of the cells counts: tokens, samples, or units where cells differ."""
+        kinds = {cell.run.counted for cell in self.cells if cell.run is not None and cell.speed} or {"tokens"}
+        return kinds.pop() if len(kinds) == 1 else "units"
 
     def finished(self) -> list[Cell]:
         """Return the cells that have finished."""

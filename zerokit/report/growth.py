@@ -23,7 +23,9 @@ def scaling(sweep: Sweep) -> str:
         for place, (name, points) in enumerate(sorted(series.items()), start=1)
     ]
     ideal = [Line(f"{line.label}, ideal", line.color, _ideal(line.points), dashed=True) for line in lines[:1]]
-    return line_chart("Scaling", "tokens/s of all ranks", [*lines, *ideal], zero=True, wide=True, axis="ranks")
+    return line_chart(
+        "Scaling", f"{sweep.counted}/s of all ranks", [*lines, *ideal], zero=True, wide=True, axis="ranks"
+    )
 
 
 def _ideal(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -7,7 +7,11 @@ from zerokit.report.chart import format_value
 from zerokit.report.compare import frontier, parities, ratio, told
 from zerokit.train.metrics import format_bytes, format_count, printable
 
-COLUMNS = ("#", "cell", "state", "loss", "tokens/s", "speed", "memory", "of baseline", "predicted", "error", "frontier")
+
+def columns(sweep: Sweep) -> tuple[str, ...]:
+    """The headings of the table."""
+    known = ("speed", "memory", "of baseline", "predicted", "error", "frontier")
+    return ("#", "cell", "state", "loss", f"{sweep.counted}/s", *known)
 
 
 def rows(sweep: Sweep, baseline: Cell | None) -> list[list[str]]:
@@ -20,7 +24,7 @@ def _row(cell: Cell, baseline: Cell | None, best: bool) -> list[str]:
     compared = baseline is not None and cell.status == "finished"
     speed = ratio(cell.speed, baseline.speed) if compared else None
     memory = ratio(cell.peak, baseline.peak) if compared else None
-    error = ratio(cell.predicted, cell.peak)
+    error = None if cell.on_cpu else ratio(cell.predicted, cell.peak)
     return [
         str(cell.number),
         cell.label,
@@ -41,7 +45,8 @@ def markdown(sweep: Sweep, baseline: Cell | None) -> str:
     lines = [f"# {_cell(sweep.directory.name)}", ""]
     if sweep.command:
         lines += [f"    {' '.join(printable(sweep.command).split())}", ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    head = columns(sweep)
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in rows(sweep, baseline)]
     if baseline is not None:
         lines += ["", f"Speed and memory are relative to {_cell(baseline.label)}."]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from zerokit.train.metrics import read_metrics
+from zerokit.train.metrics import counted, read_metrics
 
 FILES = ("metrics.jsonl", "summary.json", "config.yaml")
 
@@ -32,6 +32,11 @@ class Run:
     def status(self) -> str:
         """finished, failed or interrupted; "unfinished" while there is no summary."""
         return str(self.summary.get("status") or "unfinished")
+
+    @property
+    def counted(self) -> str:
+        """What throughput counts: tokens or samples."""
+        return counted(self.summary)
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """Return (step, value) of one metric by rising step; of a step that was logged again, the last value counts.

@@ -37,7 +37,7 @@ def curves(run: Run) -> str:
     """Learning rate, throughput, gradient norm, step time, loss scale: small charts side by side."""
     charts = (
         line_chart("Learning rate", "per step", [Line("learning rate", "first", run.series("optim/lr"))], zero=True),
-        line_chart("Throughput", "tokens/s, all ranks", [_line(run, "perf/tokens_per_sec")], zero=True),
+        line_chart("Throughput", f"{run.counted}/s, all ranks", [_line(run, "perf/tokens_per_sec")], zero=True),
         line_chart("Gradient norm", "before clipping", [_line(run, "train/grad_norm")]),
         line_chart("Step time", "s", [_line(run, "perf/step_time_s")], zero=True),
         line_chart("Loss scale", "fp16", [_line(run, "precision/loss_scale")]),

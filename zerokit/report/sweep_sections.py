@@ -14,7 +14,7 @@ from zerokit.report.chart import Bar, Line, bar_chart, key, line_chart
 from zerokit.report.compare import frontier, parities, told
 from zerokit.report.growth import largest, scaling
 from zerokit.report.header import MARKS
-from zerokit.report.rows import COLUMNS, rows
+from zerokit.report.rows import columns, rows
 from zerokit.report.scatter import Point, scatter
 from zerokit.report.sections import KINDS as NAMES
 from zerokit.train.advice import advice
@@ -57,7 +57,7 @@ def figures(view: View) -> str:
     fastest = max((cell for cell in finished if cell.speed), key=lambda cell: cell.speed, default=None)
     leanest = min((cell for cell in finished if cell.peak), key=lambda cell: cell.peak, default=None)
     if fastest:
-        found.append(("fastest, tokens/s", format_count(fastest.speed), fastest.label))
+        found.append((f"fastest, {view.sweep.counted}/s", format_count(fastest.speed), fastest.label))
     if leanest:
         found.append(("least memory of a rank", format_bytes(leanest.peak), leanest.label))
     checks = parities(view.sweep)
@@ -74,11 +74,11 @@ def figures(view: View) -> str:
 
 def table(view: View) -> str:
     """One row per cell."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in COLUMNS)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns(view.sweep))
     body = "".join(_row(cells) for cells in rows(view.sweep, view.baseline))
     against = f" Speed and memory are relative to {escape(view.baseline.label)}." if view.baseline else ""
     return f"""<section id="cells"><h2>Cells</h2>
-<p>★ marks the frontier: no other cell has both more tokens/s and less memory.{against}</p>
+<p>★ marks the frontier: no other cell has both more {view.sweep.counted}/s and less memory.{against}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Cells"><table class="cells">
 <thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"""
 
@@ -96,14 +96,14 @@ def tradeoff(view: View) -> str:
             _color(cell),
             cell.peak / size,
             cell.speed,
-            f"{cell.label}: {format_count(cell.speed)} tokens/s, {format_bytes(cell.peak)}",
+            f"{cell.label}: {format_count(cell.speed)} {cell.run.counted}/s, {format_bytes(cell.peak)}",
             hollow=cell not in best,
         )
         for cell in known
     }
     chart = scatter(
         "Throughput against memory",
-        "tokens/s of all ranks; the frontier is filled and joined",
+        f"{view.sweep.counted}/s of all ranks; the frontier is filled and joined",
         f"{unit} per rank",
         list(points.values()),
         [points[cell.number] for cell in best],
@@ -200,7 +200,9 @@ def _bar(cell: Cell) -> Bar:
     measured = sum(size for _, size in parts)
     note = f"predicted {format_bytes(cell.predicted)}" if cell.predicted else ""
     text = format_bytes(measured) if measured else "not run"
-    return Bar(f"{cell.number} {cell.label}", parts, text, note, mark=cell.predicted if measured else None)
+    return Bar(
+        f"{cell.number} {cell.label}", parts, text, note, mark=cell.predicted if measured and not cell.on_cpu else None
+    )
 
 
 def _legend(cells: list[Cell]) -> str:

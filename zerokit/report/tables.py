@@ -18,7 +18,7 @@ COLUMNS = {
     "eval/bits_per_byte": "held-out bits/byte",
     "optim/lr": "learning rate",
     "train/grad_norm": "gradient norm",
-    "perf/tokens_per_sec": "tokens/s",
+    "perf/tokens_per_sec": "",  # what a run counts
     "memory/max_allocated_gib": "memory GiB",
 }
 
@@ -48,7 +48,8 @@ def data_table(run: Run) -> str:
         return ""
     every = -(-len(steps) // MAX_ROWS)
     shown = steps[::-1][::every][::-1]
-    head = "".join(f"<th scope='col'>{escape(COLUMNS[name])}</th>" for name in columns)
+    titles = COLUMNS | {"perf/tokens_per_sec": f"{run.counted}/s"}
+    head = "".join(f"<th scope='col'>{escape(titles[name])}</th>" for name in columns)
     body = "".join(_row(step, [_cell(name, series[name].get(step)) for name in columns]) for step in shown)
     note = f"One in {every} of the {len(steps)} logged steps; all are" if every > 1 else "The same values are"
     return f"""<section id="data"><h2>Data</h2><details><summary>Logged values</summary>
@@ -64,7 +65,7 @@ def _large(run: Run) -> list[tuple[str, str, str]]:
     speed = run.summary.get("tokens_per_sec") or run.last("perf/tokens_per_sec")
     if speed:
         each = run.summary.get("tokens_per_sec_per_gpu") or run.last("perf/tokens_per_sec_per_gpu")
-        found.append(("tokens/s", format_count(speed), f"{format_count(each)} per rank" if each else ""))
+        found.append((f"{run.counted}/s", format_count(speed), f"{format_count(each)} per rank" if each else ""))
     peak = _peak(run)
     if peak:
         found.append(("peak memory per rank", format_bytes(peak), _against_stage0(run)))
@@ -121,7 +122,7 @@ def _details(run: Run) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {version}" for name, version in run.section("versions").items())
     predicted = summary.get("predicted_gib")
     rows = [
-        ("tokens", format_count(summary["tokens"]) if summary.get("tokens") else None),
+        (run.counted, format_count(summary["tokens"]) if summary.get("tokens") else None),
         ("skipped steps", summary.get("skipped_steps")),
         ("predicted memory", format_bytes(predicted * GIB) if predicted else None),
         ("versions", versions or None),

@@ -153,7 +153,8 @@ def table(cells: list[Cell], width: int) -> Table:
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     grid.add_column("cell", no_wrap=True, overflow="ellipsis", max_width=max(LABEL, width - 62))
     grid.add_column("state", no_wrap=True)
-    for heading in ("steps", "loss", "tokens/s", "memory"):
+    kinds = {cell.counted for cell in cells}
+    for heading in ("steps", "loss", f"{kinds.pop() if len(kinds) == 1 else 'units'}/s", "memory"):
         grid.add_column(heading, no_wrap=True, justify="right")
     predicted = any(cell.predicted_gib is not None for cell in cells)
     if predicted:
@@ -196,7 +197,7 @@ def progress(cell: Cell, figures: Figures) -> str:
     if figures.loss is not None:
         parts.append(f"loss {figures.loss:.4g}")
     if figures.tokens_per_sec is not None:
-        parts.append(f"{format_count(figures.tokens_per_sec)} tokens/s")
+        parts.append(f"{format_count(figures.tokens_per_sec)} {cell.counted}/s")
     if figures.memory is not None:
         parts.append(format_bytes(figures.memory))
     return ", ".join(parts)

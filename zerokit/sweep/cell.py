@@ -15,7 +15,7 @@ from zerokit.config.identity import digest
 from zerokit.config.schema import Config
 from zerokit.state.folder import FOLDER as STATES
 from zerokit.state.folder import saved_states
-from zerokit.train.metrics import GIB, last_metrics
+from zerokit.train.metrics import GIB, counted, last_metrics
 from zerokit.train.summary import predicted_facts, read_summary
 
 ATTEMPTS = "attempts"
@@ -62,6 +62,12 @@ class Cell:
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.config.train.steps if self.config else 0
+
+    @property
+    def counted(self) -> str:
+        """What throughput counts: tokens or samples, as the run says; before it, as the options of its data do."""
+        task = getattr(self.config.data.options, "task", "tokens") if self.config else "tokens"
+        return counted({"counted": "tokens" if task == "tokens" else "samples"} | read_summary(self.folder))
 
     def has_finished(self) -> bool:
         """Whether the folder holds a finished run of this configuration."""

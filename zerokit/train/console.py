@@ -38,7 +38,7 @@ class Console:
 
     def __init__(self, steps: int, unit: str = "", file: TextIO | None = None) -> None:
         self._steps = steps
-        self.unit = unit
+        self.unit, self.counted = unit, "tokens"
         file = file or sys.stdout
         never_fail_on_characters(file)
         self._console = rich.console.Console(file=file, highlight=False, soft_wrap=False)
@@ -146,7 +146,7 @@ class Console:
         elif "train/loss" in metrics:
             figures.append(f"{metrics['train/loss']:.4g} {self.unit or 'loss'}")
         if "perf/tokens_per_sec" in metrics:
-            figures.append(f"{format_count(metrics['perf/tokens_per_sec'])} tokens/s")
+            figures.append(f"{format_count(metrics['perf/tokens_per_sec'])} {self.counted}/s")
         if "memory/max_allocated_gib" in metrics:
             figures.append(format_bytes(metrics["memory/max_allocated_gib"] * GIB))
         if step >= self._steps:

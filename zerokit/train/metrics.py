@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,11 @@ def _drop_later(path: Path, step: int) -> None:
 def bits_per_byte(nats_per_token: float, bytes_per_token: float = 1.0) -> float:
     """Return a cross-entropy in nats per token as bits per byte of text."""
     return nats_per_token / math.log(2) / bytes_per_token
+
+
+def counted(summary: Mapping[str, Any]) -> str:
+    """What the throughput in a run's summary counts: tokens, or samples where its data has none."""
+    return "samples" if summary.get("counted") == "samples" else "tokens"
 
 
 def format_bytes(count: float) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zerokit.train.advice import advice
-from zerokit.train.metrics import GIB, format_bytes, format_count, format_seconds, printable
+from zerokit.train.metrics import GIB, counted, format_bytes, format_count, format_seconds, printable
 
 KINDS = {"parameters": "blue", "gradients": "yellow", "optimizer": "magenta", "other": "bright_black"}
 STATES = ("parameters", "gradients", "optimizer")
@@ -116,7 +116,7 @@ def _loss(summary: dict[str, Any], unit: str) -> Text | None:
 def _throughput(summary: dict[str, Any]) -> Text | None:
     if not summary.get("tokens_per_sec"):
         return None
-    text = Text.assemble((format_count(summary["tokens_per_sec"]), "bold"), " tokens/s")
+    text = Text.assemble((format_count(summary["tokens_per_sec"]), "bold"), f" {counted(summary)}/s")
     if summary.get("tokens_per_sec_per_gpu") and summary.get("world_size", 1) > 1:
         text.append(f", {format_count(summary['tokens_per_sec_per_gpu'])} per rank")
     return text
@@ -126,10 +126,10 @@ def _peak(summary: dict[str, Any]) -> Text | None:
     ranks = [gib for gib in summary.get("max_allocated_gib") or [] if gib is not None]
     if not ranks or not summary.get("predicted_gib"):
         return None
-    return Text.assemble(
-        (format_bytes(max(ranks) * GIB), "bold"),
-        f" of memory, {format_bytes(summary['predicted_gib'] * GIB)} predicted",
-    )
+    measured, predicted = format_bytes(max(ranks) * GIB), format_bytes(summary["predicted_gib"] * GIB)
+    if summary.get("device") == "cpu":  # no allocator counts there: what the process grew by is not tensors alone
+        return Text.assemble((measured, "bold"), f" by the process, {predicted} predicted for tensors")
+    return Text.assemble((measured, "bold"), f" of memory, {predicted} predicted")
 
 
 def _time(summary: dict[str, Any]) -> Text | None:
@@ -139,7 +139,7 @@ def _time(summary: dict[str, Any]) -> Text | None:
     if summary.get("steps") is not None:
         text.append(f", {summary['steps']} steps")
     if summary.get("tokens"):
-        text.append(f", {format_count(summary['tokens'])} tokens")
+        text.append(f", {format_count(summary['tokens'])} {counted(summary)}")
     if summary.get("skipped_steps"):
         text.append(f", {summary['skipped_steps']} steps skipped")
     return text

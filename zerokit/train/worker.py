@@ -212,6 +212,7 @@ class _View:
         self.summary["device"] = _device_name(trainer.comm.device)
         self.summary |= {"model": {"name": self.cfg.model.name, "parameters": count}, "data_sha256": info.sha256}
         self.summary |= {"flops_per_token": trainer.flops_per_token, "peak_tflops": trainer.peak_tflops}
+        self.summary["counted"] = self.console.counted = info.counted
         self.console.unit = "" if info.bytes_per_token else UNITS[info.task]
         self.console.note(
             f"{self.cfg.model.name} · {count:,} parameters · ZeRO stage {self.cfg.zero.stage} · "
