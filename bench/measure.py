@@ -56,15 +56,18 @@ def run(system: System, batches: Batches, warmup: int, steps: int, device: torch
     """Warm up, then time `steps` steps. The batches lie on the device before anything starts."""
     data = [batches(step) for step in range(warmup + steps)]
     began = time.perf_counter()
-    losses = [system.step(*batch) for batch in data[:warmup]]
+    start_peak = dict[str, float]()
+    losses = []
+    for index, batch in enumerate(data[:warmup]):
+        if index == system.recorded_at:  # what replays use is allocated then
+            start_peak = _lasting_from_here(device)
+        losses.append(system.step(*batch))
     _synchronise(device)
     warmup_s = time.perf_counter() - began
-    start_peak = _peak(device)
     gc.collect()
     gc.freeze()
     marks, issued = Marks(device), []
-    _reset_peak(device)
-    _synchronise(device)
+    start_peak = start_peak or _lasting_from_here(device)
     began = time.perf_counter()
     marks.set()
     for batch in data[warmup:]:
@@ -85,15 +88,14 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> dict[str, float]:
+def _lasting_from_here(device: torch.device) -> dict[str, float]:
+    """Let peaks count from now on; the peak before."""
     if device.type != "cuda":
         return {}
-    return {"start_allocated_gib": torch.cuda.max_memory_allocated(device) / GIB}
+    torch.cuda.synchronize(device)
+    before = {"start_allocated_gib": torch.cuda.max_memory_allocated(device) / GIB}
+    torch.cuda.reset_peak_memory_stats(device)
+    return before
 
 
 def _memory(device: torch.device) -> dict[str, float]:

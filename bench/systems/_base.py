@@ -55,6 +55,9 @@ class System(ABC):
     allowed: ClassVar[Mapping[str, tuple[str, ...]] | None] = {}
     """Options with their values, the default first; None takes any option."""
 
+    recorded_at: int | None = None
+    """The step, from 0, that is recorded for replays, if any: they use the memory that it takes."""
+
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
 

@@ -14,7 +14,7 @@ from bench.model import build
 from bench.systems._base import BETAS, CLIP_NORM, EPS, WEIGHT_DECAY, Setup, System
 from zerokit.config import registry
 from zerokit.config.schema import SECTIONS
-from zerokit.zero.graph import CapturedStep
+from zerokit.zero.graph import WARMUP, CapturedStep
 
 
 class Zerokit(System):
@@ -31,6 +31,7 @@ class Zerokit(System):
         config = config_of(setup)
         self.engine = zerokit.initialize(build(setup.case), config)
         self._captured = CapturedStep(self.engine, self._whole) if config["train"].get("cuda_graph") else None
+        self.recorded_at = WARMUP if self._captured else None
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         if self._captured is None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import zerokit
 from tests.gpu.process import WORLD, needs_gpu
-from zerokit.train.trace import STREAM_MARK, _marked_streams, load_events
+from zerokit.train.trace import STREAM_MARK, _marked_streams, load_events, stream_of
 
 pytestmark = needs_gpu
 TRANSPORTS = ["collective", "peer"] if WORLD == 2 else ["collective"]
@@ -33,14 +33,10 @@ def test_a_profiled_run(tmp_path, transport):
         if WORLD == 2:
             assert 0 < figures["exposed_ms"] <= figures["communication_ms"] < figures["span_ms"]
         if transport == "peer":
-            copies = [e for e in events if e.get("cat") == "gpu_memcpy" and _on(e, _marked_streams(events))]
+            copies = [e for e in events if e.get("cat") == "gpu_memcpy" and stream_of(e) in _marked_streams(events)]
             assert copies, "weights travel by copies on the stream of gathers"
         snapshot = pickle.loads((tmp_path / "run" / "profile" / f"rank{rank}.memory.pickle").read_bytes())
         assert any(snapshot["device_traces"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     if summary["peak_tflops"] is not None:
         assert '"perf/mfu_pct"' in (tmp_path / "run" / "metrics.jsonl").read_text()
-
-
-def _on(event: dict, streams: set) -> bool:
-    return (event["args"]["device"], event["args"]["stream"]) in streams

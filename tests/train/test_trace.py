@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerokit.train.trace import STREAM_MARK, analyse, length, load_events, own_times, subtract, union
+from zerokit.train.trace import STREAM_MARK, analyse, length, load_events, own_times, stream_of, subtract, union
 
 POINTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)).map(lambda p: (p[0], p[0] + p[1])), max_size=8)
 
@@ -32,6 +32,11 @@ def kernel(name, start, dur, stream, correlation=0, cat="kernel"):
 
 def operator(name, start, dur, tid=1, cat="cpu_op"):
     return {"ph": "X", "cat": cat, "name": name, "ts": start, "dur": dur, "tid": tid, "args": {}}
+
+
+def test_a_copy_between_devices_has_the_stream_of_the_device_it_runs_on():
+    copy = {"args": {"fromDevice": 1, "inDevice": 0, "toDevice": 0, "stream": 20}}
+    assert stream_of(copy) == stream_of(kernel("gemm", 0, 1, 20)) == (0, 20)
 
 
 def test_communication_of_a_gpu_is_hidden_where_another_kernel_runs():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 
 UPDATE, COMPUTE, COMMUNICATION = 0, -1, -2
@@ -21,7 +23,11 @@ class Stream:
     """An order of device work. On the CPU work is done when it is called, and every method is a no-op.
 
     Use it as a context manager to issue work on it; `record` marks a point, `wait` makes later work follow a mark.
+
+    current: the stream that the caller computes on, also while work is issued on another.
     """
+
+    _outside = threading.local()
 
     def __init__(self, device: torch.device, current: bool = False, priority: int = 0):
         self._stream = None
@@ -33,7 +39,9 @@ class Stream:
 
     @property
     def _target(self):
-        return torch.cuda.current_stream() if self._current else self._stream
+        if not self._current:
+            return self._stream
+        return getattr(self._outside, "stream", None) or torch.cuda.current_stream()
 
     def record(self) -> torch.cuda.Event | None:
         """The point reached by the work issued so far; None on the CPU."""
@@ -46,11 +54,13 @@ class Stream:
 
     def __enter__(self) -> Stream:
         if self._stream is not None:
-            context = torch.cuda.stream(self._stream)
+            outside = getattr(self._outside, "stream", None)
+            self._contexts.append((outside, context := torch.cuda.stream(self._stream)))
+            self._outside.stream = outside or torch.cuda.current_stream()
             context.__enter__()
-            self._contexts.append(context)
         return self
 
     def __exit__(self, *error) -> None:
         if self._stream is not None:
-            self._contexts.pop().__exit__(*error)
+            self._outside.stream, context = self._contexts.pop()
+            context.__exit__(*error)

@@ -44,8 +44,9 @@ class HostCopy:
         self._held = []
         comm.compute.wait(comm.updates.record())
         early = {i: self._clone(piece) for i, piece in enumerate(self.file.pieces) if piece.early}
+        known = comm.compute.record()
         with self._stream as stream:
-            stream.wait(comm.compute.record())
+            stream.wait(known)
             for index, (piece, offset) in enumerate(zip(self.file.pieces, self.file.offsets, strict=True)):
                 chunks = [(0, early[index])] if index in early else piece.chunks()
                 for begin, values in chunks:

@@ -105,7 +105,7 @@ def _gpu_rows(events: list[Event]) -> list[Row]:
     rows = []
     for event in events:
         if event.get("cat") in DEVICE:
-            copies = event["cat"] == "gpu_memcpy" and _stream(event) in streams
+            copies = event["cat"] == "gpu_memcpy" and stream_of(event) in streams
             kind = "communication" if copies or COLLECTIVES.search(event["name"]) else "computation"
             rows.append((event["name"], kind, event["ts"], event["ts"] + event["dur"], event["dur"]))
     return rows
@@ -119,7 +119,7 @@ def _marked_streams(events: list[Event]) -> set[Any]:
         for event in events
         if event.get("cat") in LAUNCHES and any(_inside(event, mark) for mark in marks)
     } - {None}
-    return {_stream(e) for e in events if e.get("cat") in DEVICE and e.get("args", {}).get("correlation") in launched}
+    return {stream_of(e) for e in events if e.get("cat") in DEVICE and e.get("args", {}).get("correlation") in launched}
 
 
 def _inside(event: Event, mark: Event) -> bool:
@@ -127,9 +127,11 @@ def _inside(event: Event, mark: Event) -> bool:
     return same and mark["ts"] <= event["ts"] <= mark["ts"] + mark["dur"]
 
 
-def _stream(event: Event) -> tuple[Any, Any]:
+def stream_of(event: Event) -> tuple[Any, Any]:
+    """Device and stream that an event of a device ran on."""
     args = event.get("args", {})
-    return args.get("device"), args.get("stream", event.get("tid"))
+    device = args.get("device", args.get("inDevice"))  # the latter of copies between devices
+    return device, args.get("stream", event.get("tid"))
 
 
 def _cpu_rows(events: list[Event]) -> list[Row]:
