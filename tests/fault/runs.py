@@ -76,6 +76,8 @@ def check_interrupted(outcome: Outcome, number: int, tmp_path: Path) -> None:
     words = ("scheduler=constant", f"train.steps={step + 2}")
     again = _launch(outcome.folder, *words).summary
     assert (again["status"], again["resumed_from"]["step"]) == ("finished", step)
+    (attempt,) = again["attempts"]
+    assert all(attempt[key] == summary[key] for key in ("status", "error", "steps"))
     assert again["weights_sha256"] == _launch(tmp_path / "straight", *words).summary["weights_sha256"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.commands import environment, zerokit
+from tests.config.arguments import config
 from tests.state.trained import SMALL
 from zerokit.config.errors import ConfigError
+from zerokit.launch import launch
 from zerokit.state.lock import locked
 from zerokit.train.metrics import read_metrics
 
@@ -62,22 +65,39 @@ def test_row_17_the_lock_ends_with_the_process(tmp_path):
         pass
 
 
+def test_a_finished_run_is_left_as_it_is(tmp_path, capfd):
+    words = (*WORDS, "train.steps=2", "state.every=1", "launch.nproc=1")
+    first = launch(config(*words), tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.lock"}
+    capfd.readouterr()
+    assert launch(config(*words, "launch.threads=1"), tmp_path) == first
+    assert capfd.readouterr() == (f"nothing left to do: step 2 of 2, in {tmp_path}\n", "")
+    assert {path: path.read_bytes() for path in files} == files
+    (tmp_path / "state" / "step-00000002" / "manifest.json").write_text("damaged")
+    assert launch(config(*words), tmp_path)["status"] == "finished"
+    told = capfd.readouterr().out
+    name = re.search(r"It is renamed to (step-00000002.damaged-\w+)", told)
+    assert name and (tmp_path / "state" / name[1]).is_dir() and "going on after step 1" in told, told
+
+
 def test_row_18_another_training_is_refused_before_a_worker_starts(tmp_path):
     first = zerokit(*WORDS, "train.steps=2", "hydra.run.dir=run", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     config = (tmp_path / "run" / "config.yaml").read_text()
     result = zerokit(*WORDS, "train.steps=4", "optimizer.lr=0.5", "model.layers=1", "hydra.run.dir=run", cwd=tmp_path)
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    for line in ("model.layers: 2 in the state, 1 here", "optimizer.lr: 0.01 in the state, 0.5 here"):
-        assert line in result.stderr
+    assert result.returncode == 2
+    _, *fields, what_to_do, option = result.stderr.splitlines()
+    assert sorted(fields) == ["  model.layers: 2 in the state, 1 here", "  optimizer.lr: 0.01 in the state, 0.5 here"]
+    assert option == "'state.allow_changed=[optimizer.lr,model.layers]'." and len(what_to_do) <= 80
     assert (tmp_path / "run" / "config.yaml").read_text() == config
-    finished = zerokit(*WORDS, "train.steps=2", "hydra.run.dir=run", cwd=tmp_path)
-    assert finished.returncode == 0 and summary(tmp_path / "run")["status"] == "finished", "there is nothing left to do"
     allowed = zerokit(
         *WORDS, "train.steps=4", "optimizer.lr=0.5", "state.allow_changed=[optimizer.lr]", "hydra.run.dir=run",
         cwd=tmp_path,
     )  # fmt: skip
     assert allowed.returncode == 0, allowed.stderr
-    assert summary(tmp_path / "run")["resumed_from"]["step"] == 2
+    last = summary(tmp_path / "run")
+    assert last["resumed_from"]["step"] == 2
+    (earlier,) = last["attempts"]
+    assert (earlier["status"], earlier["steps"]) == ("finished", 2)
     nowhere = zerokit(*WORDS, "state.resume=nowhere", "hydra.run.dir=other", cwd=tmp_path)
     assert nowhere.returncode == 2 and "state.resume=nowhere: expected a state" in nowhere.stderr

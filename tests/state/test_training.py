@@ -222,7 +222,7 @@ def test_row_17_what_a_killed_save_left_is_removed(tmp_path):
     [
         (("optimizer.lr=0.5",), "optimizer.lr: 0.01 in the state, 0.5 here"),
         (("model.dropout=0",), "model.dropout: 0.2 in the state, 0.0 here"),
-        (("data.noise=0.5",), "in the state, 0.5 here; data.sha256: "),
+        (("data.noise=0.5",), "in the state, 0.5 here\n  data.sha256: "),
         (("batch.global=4",), "batch.global: 8 in the state, 4 here"),
         (("optimizer=sgd",), "optimizer.name: adamw in the state, sgd here"),
     ],

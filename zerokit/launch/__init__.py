@@ -11,8 +11,10 @@ from typing import Any
 
 from zerokit.config.schema import Config
 from zerokit.launch.environment import joined_rank
+from zerokit.state.folder import FOLDER
 from zerokit.state.lock import locked
-from zerokit.state.resume import check_config
+from zerokit.state.resume import check_config, newest_step
+from zerokit.train.summary import read_summary
 
 WORKER = "zerokit.train.worker:run"
 """Default entry: `run(config: dict, run_dir: str) -> dict`, called in every worker process."""
@@ -44,6 +46,9 @@ def launch(
         run_dir = joined.folder(run_dir)
     with locked(run_dir):
         check_config(config.to_dict(), run_dir)
+        if (done := finished(config, run_dir)) is not None:
+            print(f"nothing left to do: step {done['steps']} of {config.train.steps}, in {run_dir}", flush=True)
+            return done
         OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
         for name, text in (notes or {}).items():
             (run_dir / name).write_text(text, encoding="utf-8")
@@ -52,3 +57,11 @@ def launch(
         from zerokit.launch import local
 
         return local.run(config, run_dir, entry)
+
+
+def finished(config: Config, run_dir: Path) -> dict[str, Any] | None:
+    """The summary in a folder whose run has finished and has saved all its steps; None if there are steps left."""
+    summary = read_summary(run_dir)
+    saved = newest_step(run_dir / FOLDER)
+    done = summary.get("status") == "finished" and summary.get("steps") == saved
+    return summary if done and saved >= config.train.steps else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def candidates(run_dir: Path, resume: str, restarted: bool = False) -> list[Path
     return [saved.path for saved in own] or found
 
 
+def newest_step(root: Path) -> int | None:
+    """The step of the newest state in a folder of states, None if there is none, or that one is damaged."""
+    for saved in saved_states(root)[:1]:
+        with suppress(StateError, OSError):
+            read_manifest(saved.path)
+            return saved.step
+    return None
+
+
 def _step(path: Path) -> int:
     return next((saved.step for saved in saved_states(path.parent) if saved.path == path), 0)
 
@@ -82,9 +92,10 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], allowed: Seque
 def refusal(path: Path, lines: Sequence[str]) -> str:
     """The error for a state of another training."""
     keys = ",".join(line.partition(":")[0].removesuffix(".name") for line in lines)
+    fields = "".join(f"\n  {line}" for line in lines)
     return (
-        f"{path} is a state of another training: {'; '.join(lines)}. Put these back, start in another folder "
-        f"(hydra.run.dir=DIR), or go on all the same with 'state.allow_changed=[{keys}]'."
+        f"{path} is a state of another training:{fields}\nPut these back, start in another folder "
+        f"(hydra.run.dir=DIR), or go on with\n'state.allow_changed=[{keys}]'."
     )
 
 

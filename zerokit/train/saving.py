@@ -119,12 +119,16 @@ class Saver:
                 return path
             except DamagedState as error:
                 damage = error
-                log.warning("%s Trying the state before it.", error)
-                if self._exchange.rank == 0 and path.parent == self.root:
-                    folders.set_aside(path, self.disk)
+                log.warning("%s %sTrying the state before it.", error, self._set_aside(path))
         if damage is not None:
             raise damage
         return None
+
+    def _set_aside(self, path: Path) -> str:
+        """Rename a damaged state if it is the run's own; what was done, in words. A collective."""
+        own = self._exchange.rank == 0 and path.parent == self.root
+        name = self._exchange.first(folders.set_aside(path, self.disk).name if own else None)
+        return "" if name is None else f"It is renamed to {name}. "
 
     def _load(self, path: Path) -> None:
         manifest = verify(path, self._exchange)

@@ -15,6 +15,7 @@ from typing import Any
 
 import zerokit
 from zerokit.report import write_report
+from zerokit.state.folder import FOLDER, saved_states
 
 FILES = {
     "metrics": "metrics.jsonl",
@@ -62,12 +63,16 @@ def mark_ended(run_dir: Path, status: str, error: str) -> None:
 
 
 def earlier_attempts(run_dir: Path) -> list[dict[str, Any]]:
-    """How the attempts before this one ended, where a launcher has started the workers again; none in the first."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        return []
+    """How the attempts before this one ended: those whose states it can go on from, and after which a launcher has
+    started the workers again."""
     last = read_summary(run_dir)
-    told = ("status", "error", "world_size", "started", "resumed_from")
-    return [*last.get("attempts", []), {key: last.get(key) for key in told}]
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if not last or not (again or saved_states(run_dir / FOLDER)):
+        return []
+    told = {key: last.get(key) for key in ("status", "error", "world_size", "started", "resumed_from", "steps")}
+    if told["status"] == "running":  # nobody was left to write it down
+        told |= {"status": "failed", "error": "it ended without a word (killed?)"}
+    return [*last.get("attempts", []), told]
 
 
 def predicted_facts(run_dir: Path) -> dict[str, Any]:
