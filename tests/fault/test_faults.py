@@ -65,6 +65,22 @@ def test_a_standstill_is_noticed_and_every_stack_dumped(tmp_path, fault, rank, s
 
 
 @pytest.mark.parametrize(
+    ("place", "words", "told"),
+    [
+        ("assembly", ("launch.start_timeout_s=1",), "1 s in start-up"),
+        ("save", ("launch.save_timeout_s=1", "state.every=2"), "1 s in step 2 (save)"),
+        ("measure", ("launch.step_timeout_s=1",), "1 s in step 1 (measure)"),
+    ],
+)
+def test_each_phase_has_its_limit(tmp_path, place, words, told):
+    """Row 10."""
+    outcome = run(tmp_path, f"run.tags=[hang@1@{place}]", "train.steps=4", *words)
+    assert outcome.status == 1
+    assert re.search(r"rank \d has waited for " + re.escape(told), outcome.summary["error"]), outcome.summary["error"]
+    assert "in _hang" in outcome.log("rank1.stacks")
+
+
+@pytest.mark.parametrize(
     ("number", "to", "status"),
     [
         (signal.SIGTERM, "launcher", 143),

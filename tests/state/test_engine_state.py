@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -231,3 +233,35 @@ def test_the_files_are_plain_safetensors(tmp_path):
     tensors = load_file(tmp_path / "s" / "rank-00000-of-00001.safetensors")
     assert tensors["weight/embed.weight"].dtype == torch.float32
     assert json.loads((tmp_path / "s" / "manifest.json").read_text())["manifest"]["facts"]["stage"] == 2
+
+
+def _draw() -> list[float]:
+    import numpy
+
+    return [torch.rand(()).item(), random.random(), random.gauss(), numpy.random.rand(), numpy.random.standard_normal()]
+
+
+def test_every_generator_goes_on_where_it_was(tmp_path):
+    pytest.importorskip("numpy")
+    engine = fresh(0)
+    _draw()  # normal numbers come in pairs, and the second is kept
+    engine.save(tmp_path / "saved")
+    drawn = _draw()
+    _draw()
+    fresh(0).load(tmp_path / "saved")
+    assert _draw() == drawn
+
+
+def test_a_state_without_numpys_generator_leaves_it_alone(tmp_path, monkeypatch):
+    """Such as one from before it was saved, or from where NumPy was not imported."""
+    numpy = pytest.importorskip("numpy")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "numpy", None)
+        fresh(0).save(tmp_path / "saved")
+    assert not any("numpy" in name for name in read_manifest(tmp_path / "saved").tensors)
+    engine = fresh(0)
+    numpy.random.seed(5)
+    expected = numpy.random.rand()
+    numpy.random.seed(5)
+    engine.load(tmp_path / "saved")
+    assert numpy.random.rand() == expected

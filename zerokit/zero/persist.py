@@ -8,6 +8,7 @@ random generators and buffers.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from zerokit.zero.engine import Engine
 
 WEIGHT = "weight/"
+NUMPY_GENERATOR = "MT19937"
+"""The kind of NumPy's global generator whose state is saved."""
 
 
 def _stored(unit: Unit, placement: Placement, rank: int) -> Span:
@@ -56,6 +59,7 @@ class Own:
         _, words, gauss = random.getstate()
         yield "rng/python", torch.tensor(words, dtype=torch.int64)
         yield "rng/python_gauss", torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64)
+        yield from _numpy_state()
         for name, buffer in self._buffers():
             yield f"buffer/{name}", buffer
 
@@ -81,6 +85,21 @@ class Own:
             torch.cuda.set_rng_state(self.tensors["rng/cuda"], self._device)
         filled, gauss = self.tensors["rng/python_gauss"].tolist()
         random.setstate((3, tuple(self.tensors["rng/python"].tolist()), gauss if filled else None))
+        if "rng/numpy" in self.tensors:
+            *words, position = self.tensors["rng/numpy"].tolist()
+            filled, gauss = self.tensors["rng/numpy_gauss"].tolist()
+            sys.modules["numpy"].random.set_state((NUMPY_GENERATOR, words, position, int(filled), gauss))
+
+
+def _numpy_state() -> Iterator[tuple[str, Tensor]]:
+    """NumPy's global generator, where NumPy is imported; one of another kind, set by the user, is the user's."""
+    numpy = sys.modules.get("numpy")
+    kind, *state = (None,) if numpy is None else numpy.random.get_state(legacy=False).values()
+    if kind != NUMPY_GENERATOR:
+        return
+    inner, filled, gauss = state
+    yield "rng/numpy", torch.tensor([*inner["key"].tolist(), inner["pos"]], dtype=torch.int64)
+    yield "rng/numpy_gauss", torch.tensor([filled, gauss], dtype=torch.float64)
 
 
 class EngineState:
