@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import environment, zerokit
-from tests.config.arguments import config
 from tests.state.trained import SMALL
 from zerokit.config.errors import ConfigError
-from zerokit.launch import launch
 from zerokit.state.lock import locked
 from zerokit.train.metrics import read_metrics
 
@@ -65,19 +63,18 @@ def test_row_17_the_lock_ends_with_the_process(tmp_path):
         pass
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path, capfd):
-    words = (*WORDS, "train.steps=2", "state.every=1", "launch.nproc=1")
-    first = launch(config(*words), tmp_path)
-    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.lock"}
-    capfd.readouterr()
-    assert launch(config(*words, "launch.threads=1"), tmp_path) == first
-    assert capfd.readouterr() == (f"nothing left to do: step 2 of 2, in {tmp_path}\n", "")
-    assert {path: path.read_bytes() for path in files} == files
-    (tmp_path / "state" / "step-00000002" / "manifest.json").write_text("damaged")
-    assert launch(config(*words), tmp_path)["status"] == "finished"
-    told = capfd.readouterr().out
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    words = (*WORDS, "train.steps=2", "state.every=1", "launch.nproc=1", "estimate.run=false", "hydra.run.dir=run")
+    run = tmp_path / "run"
+    assert zerokit(*words, cwd=tmp_path).returncode == 0
+    files = {path: path.read_bytes() for name in ("*.*", "state/*/*") for path in run.glob(name)}
+    again = zerokit(*words, cwd=tmp_path)
+    assert (again.returncode, again.stdout, again.stderr) == (0, f"nothing left to do: step 2 of 2, in {run}\n", "")
+    assert run / "summary.json" in files and {path: path.read_bytes() for path in files} == files
+    (run / "state" / "step-00000002" / "manifest.json").write_text("damaged")
+    told = zerokit(*words, cwd=tmp_path).stdout
     name = re.search(r"It is renamed to (step-00000002.damaged-\w+)", told)
-    assert name and (tmp_path / "state" / name[1]).is_dir() and "going on after step 1" in told, told
+    assert name and (run / "state" / name[1]).is_dir() and "going on after step 1" in told, told
 
 
 def test_row_18_another_training_is_refused_before_a_worker_starts(tmp_path):
