@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -134,6 +135,9 @@ def test_every_run_has_its_prediction(tmp_path):
     assert predicted == summary["predicted"]["peak"] / GIB > 0
     assert [row["memory/predicted_gib"] for row in rows] == [predicted] * 2
     assert "predicted" in result.stdout
+    lines = result.stdout.splitlines()
+    assert re.fullmatch(r"gpt · [\d.]+k parameters · stage 2 · fp32 · 2 × cpu", lines[0]) and "synthetic" in lines[1]
+    assert max(map(len, lines)) <= 80
     storage, measured = summary["predicted"]["storage"], summary["memory"][0]
     assert {kind: measured[kind] for kind in ("parameters", "gradients", "optimizer")} == {
         kind: storage[kind] for kind in ("parameters", "gradients", "optimizer")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tests.commands import zerokit
 from tests.report.sweep_folder import cell, change, make
 from tests.report.test_report import HOSTILE, Page
-from zerokit.report import write_report
+from zerokit.report import cells, write_report
 from zerokit.report.cells import Cell, Sweep, load_sweep
 from zerokit.report.compare import frontier, parities, told
 from zerokit.report.rows import markdown
@@ -120,6 +121,27 @@ def test_without_a_list_of_cells_the_folders_are_read_and_named_by_what_differs(
     write_report(folder)
     assert row(folder, "stage1 bf16")[2] == "finished"
     assert row(folder, "stage3 fp32")[2] == "finished"
+
+
+def shown(folder):
+    lines = (folder / "report.md").read_text().splitlines()
+    return [line.split("|")[2].strip() for line in lines if re.match(r"\| \d+ \|", line)]
+
+
+def test_runs_are_found_at_any_depth_by_date_and_the_newest_where_they_are_many(tmp_path, monkeypatch, caplog):
+    places = ("2026-01-01/10-00/", "sweeps/zero-1/stage1-a", "sweeps/zero-1/stage2-b", "2026-01-02/09-00")
+    for day, place in enumerate(places):
+        cell(tmp_path / place, day, "fp32", 1.0, day)
+        for file in (tmp_path / place).iterdir():
+            os.utime(file, (day, day))
+    cell(tmp_path / places[0] / "attempts" / "1", 3, "fp32", 1.0, 9)
+    cell(tmp_path / "attempts" / "2", 3, "fp32", 1.0, 9)
+    write_report(tmp_path)
+    assert shown(tmp_path) == [f"stage{stage}" for stage in range(4)]
+    monkeypatch.setattr(cells, "MOST", 3)
+    write_report(tmp_path)
+    assert shown(tmp_path) == [f"stage{stage}" for stage in (1, 2, 3)]
+    assert "holds 4 runs that no sweep.json there lists: the newest 3 are shown." in caplog.text
 
 
 def test_folders_that_are_no_sweep_are_refused_in_one_line(tmp_path, folder):

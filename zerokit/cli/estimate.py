@@ -37,8 +37,15 @@ def main(words: list[str]) -> int:
     comparison = Comparison(cfg, known)
     show(comparison)
     if cfg.estimate.json is not None:
-        Path(cfg.estimate.json).write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", encoding="utf-8")
+        _write(Path(cfg.estimate.json), json.dumps(comparison.to_dict(), indent=1) + "\n")
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"estimate.json={path}: cannot be written: {error.strerror or error}.") from error
 
 
 def _chosen(cfg: Config, hardware: Hardware | None) -> Config:

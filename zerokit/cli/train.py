@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from zerokit.config.arguments import arguments
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.launch.environment import joined_rank
@@ -117,7 +118,7 @@ def _hydra(args: Namespace, task: Task) -> int:
 
     from zerokit.config.paths import CONF
 
-    with _arguments([sys.argv[0], *_words(args)]), _raw_errors():
+    with arguments([sys.argv[0], *_words(args)]), _raw_errors():
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
         except JobFailed as error:
@@ -163,17 +164,6 @@ def _show(config: Config, package: str | None) -> int:
         values = {package: values[package]}
     print(OmegaConf.to_yaml(OmegaConf.create(values)), end="")
     return 0
-
-
-@contextmanager
-def _arguments(words: list[str]) -> Iterator[None]:
-    """Hydra reads its arguments from `sys.argv` only."""
-    before = sys.argv
-    sys.argv = words
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 @contextmanager

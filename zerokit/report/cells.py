@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ from zerokit.train.metrics import GIB
 MANIFEST = "sweep.json"
 KINDS = ("parameters", "gradients", "optimizer", "other")
 ATTEMPT = "attempts"
+MOST = 100
+"""Runs beside those of sweep.json that a report has at most."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,14 +128,15 @@ class Sweep:
 
 
 def is_sweep(directory: Path) -> bool:
-    """Whether a folder is that of a sweep: it lists cells, or holds folders of runs and is none itself."""
+    """Whether a folder is that of a sweep: it lists cells, or holds folders of runs, at any
+    depth, and is none itself."""
     if any((directory / name).is_file() for name in FILES):
         return False
-    return (directory / MANIFEST).is_file() or bool(_run_folders(directory))
+    return (directory / MANIFEST).is_file() or any(True for _ in _run_folders(directory))
 
 
 def load_sweep(directory: Path) -> Sweep:
-    """Read the cells of a sweep: those that sweep.json lists, and any other folder of a run.
+    """Read the cells of a sweep: those that sweep.json lists, and any other folder of a run, by date.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -137,13 +144,14 @@ def load_sweep(directory: Path) -> Sweep:
     listed = _manifest(directory)
     known = {str(entry["folder"]): entry for entry in _list(listed.get("cells")) if _is_entry(entry)}
     folders = [directory / name for name in known]
-    folders += [folder for folder in _run_folders(directory) if folder.name not in known]
+    others = (folder for folder in _run_folders(directory) if folder.relative_to(directory).as_posix() not in known)
+    folders += _newest(others, directory)
     if not folders:
         raise FileNotFoundError(f"{directory} holds no cell of a sweep yet.")
     runs = [load_run(folder) if _is_run(folder) else None for folder in folders]
     labels = _labels(runs)
     cells = [
-        _cell(number, folder, run, known.get(folder.name, {}), label)
+        _cell(number, folder, run, known.get(folder.relative_to(directory).as_posix(), {}), label)
         for number, (folder, run, label) in enumerate(zip(folders, runs, labels, strict=True), start=1)
     ]
     command = listed.get("command")
@@ -220,8 +228,26 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and bool(entry.get("folder")) and ".." not in Path(str(entry["folder"])).parts
 
 
-def _run_folders(directory: Path) -> list[Path]:
-    return sorted(folder for folder in directory.glob("*/") if folder.name != ATTEMPT and _is_run(folder))
+def _run_folders(directory: Path) -> Iterator[Path]:
+    """Folders of runs at any depth; what lies in a run's folder, such as earlier attempts, belongs to that run."""
+    for place, folders, files in os.walk(directory):
+        if set(FILES) & set(files) and Path(place) != directory:
+            folders.clear()
+            yield Path(place)
+        folders[:] = [name for name in folders if name != ATTEMPT]
+
+
+def _newest(folders: Iterable[Path], directory: Path) -> list[Path]:
+    """At most `MOST` folders, the oldest of them first, by when the files of the run were last written."""
+    dated = sorted((_written(folder), folder) for folder in folders)
+    if len(dated) > MOST:
+        unlisted = f"{len(dated)} runs that no sweep.json there lists"
+        log.warning("%s holds %s: the newest %d are shown.", directory, unlisted, MOST)
+    return [folder for _, folder in dated[-MOST:]]
+
+
+def _written(folder: Path) -> int:
+    return max(path.stat().st_mtime_ns for name in FILES if (path := folder / name).is_file())
 
 
 def _is_run(folder: Path) -> bool:

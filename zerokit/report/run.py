@@ -73,7 +73,10 @@ def load_run(directory: Path) -> Run:
         FileNotFoundError: if the folder holds none of them.
     """
     if not any((directory / name).is_file() for name in FILES):
-        raise FileNotFoundError(f"{directory} is no folder of a run or a sweep: it holds none of {', '.join(FILES)}.")
+        raise FileNotFoundError(
+            f"{directory} is no folder of a run or a sweep: neither it nor a folder in it holds any of "
+            f"{', '.join(FILES)}."
+        )
     return Run(
         directory,
         _read(directory / "config.yaml", yaml.safe_load, yaml.YAMLError),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 import zerokit.launch
 from zerokit.config import registry
+from zerokit.config.arguments import arguments
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.estimate.start import start
@@ -61,7 +61,7 @@ class Task:
         from zerokit.config.compose import to_config
 
         hydra = HydraConfig.get()
-        with _arguments(self.argv):
+        with arguments(self.argv):
             try:
                 config = to_config(composed)
                 if config.sweep.dry_run:
@@ -146,14 +146,3 @@ def _restored(argv: list[str], many: bool, entry: str, sweep: str, components: d
     task = Task(argv, many, entry)
     task.led = False
     return task
-
-
-@contextmanager
-def _arguments(words: list[str]) -> Iterator[None]:
-    """The files of a run name the command that started it, which they read from `sys.argv`."""
-    before = sys.argv
-    sys.argv = words
-    try:
-        yield
-    finally:
-        sys.argv = before

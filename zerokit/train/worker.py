@@ -26,7 +26,7 @@ from zerokit.tracker._base import RunInfo
 from zerokit.train import summary as summaries
 from zerokit.train.assemble import assemble
 from zerokit.train.console import Console
-from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte
+from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte, format_count
 from zerokit.train.out_of_memory import explained
 from zerokit.train.profile import profiling
 from zerokit.train.saving import Saver
@@ -215,9 +215,10 @@ class _View:
         self.summary["counted"] = self.console.counted = info.counted
         self.console.unit = "" if info.bytes_per_token else UNITS[info.task]
         self.console.note(
-            f"{self.cfg.model.name} · {count:,} parameters · ZeRO stage {self.cfg.zero.stage} · "
-            f"{self.cfg.precision.name} · {trainer.comm.world} × {self.summary['device']} · {info.description}"
+            f"{self.cfg.model.name} · {format_count(count)} parameters · stage {self.cfg.zero.stage} · "
+            f"{self.cfg.precision.name} · {trainer.comm.world} × {self.summary['device']}"
         )
+        self.console.note(info.description)
         step = trainer.progress.step
         self.summary["resumed_from"] = None if resumed is None else {"step": step, "path": str(resumed)}
         if resumed is not None:
