@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import time
 
 import pytest
 
+from zerokit.launch.relay import RELAYED, Relay
 from zerokit.launch.worker import work
+
+CONTEXT = multiprocessing.get_context("fork")
 
 
 def marked(config: dict, run_dir: str) -> dict:
@@ -19,7 +24,39 @@ def test_a_worker_whose_launcher_is_gone_does_not_begin(tmp_path, alive):
     """The launcher may be killed between the fork and the worker's first call."""
     launcher = os.getpid() if alive else 1
     arguments = ("tests.launch.test_worker:marked", {}, str(tmp_path), launcher)
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process = CONTEXT.Process(target=work, args=arguments)
     process.start()
     process.join(20)
     assert (process.exitcode, (tmp_path / "begun").exists()) == ((0, True) if alive else (1, False))
+
+
+def lasting(config: dict, run_dir: str) -> dict:
+    """As the worker of a training that takes its time."""
+    time.sleep(60)
+    return {}
+
+
+def blocked(answer: multiprocessing.Queue) -> None:
+    answer.put(signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= set(RELAYED))
+
+
+def test_a_worker_begins_with_signals_blocked_and_its_launcher_does_not_stay_so():
+    """Python forgets signals that come to a forked process before its first line."""
+    answer = CONTEXT.Queue()
+    for relay in (False, True):
+        with Relay() if relay else open(os.devnull):
+            process = CONTEXT.Process(target=blocked, args=(answer,))
+            process.start()
+            assert answer.get(timeout=20) is relay
+            process.join()
+            assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(RELAYED)
+
+
+def test_a_signal_in_a_workers_first_moment_ends_it():
+    with Relay():
+        arguments = ("tests.launch.test_worker:lasting", {}, "", os.getpid())
+        process = CONTEXT.Process(target=work, args=arguments)
+        process.start()
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(20)
+    assert process.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)

@@ -27,6 +27,9 @@ class Relay:
 
     Elastic would kill the workers after a while; here they end on their own, and elastic only sees them finish.
 
+    [Note: signals and forks] Python forgets in a forked process what came before its first line. So workers begin with
+    these signals blocked, which keeps what comes, and let them through when they have handlers (`let_through`).
+
     killed: a second one came, and was no repeat of the first.
     """
 
@@ -47,9 +50,11 @@ class Relay:
             self._before = {number: signal.getsignal(number) for number in (*RELAYED, signal.SIGQUIT)}
             for number in RELAYED:
                 signal.signal(number, self._on_signal)
+            _at_forks.relaying = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        _at_forks.relaying = False
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -66,3 +71,27 @@ class Relay:
                 os.kill(child.pid, signal.SIGKILL if self.killed else number)
         if not children and not self.killed:  # a later signal finds the run over already
             raise Interrupted(self.signal)
+
+
+def let_through() -> None:
+    """Take the signals that came since this process was forked, and those that come."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
+
+
+class _AtForks:
+    """Blocks signals while this process forks, if it relays them; see the note in `Relay`."""
+
+    def __init__(self) -> None:
+        self.relaying = False
+        os.register_at_fork(before=self._block, after_in_parent=self._let_through)
+
+    def _block(self) -> None:
+        if self.relaying:
+            signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED)
+
+    def _let_through(self) -> None:
+        if self.relaying:
+            let_through()
+
+
+_at_forks = _AtForks()

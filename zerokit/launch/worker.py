@@ -12,7 +12,7 @@ from typing import Any
 
 from zerokit.config.errors import ConfigError
 from zerokit.fault import Ended, is_consequence
-from zerokit.launch.relay import RELAYED
+from zerokit.launch.relay import RELAYED, let_through
 
 PR_SET_PDEATHSIG = 1
 CAUSE_FIRST_S = 2.0
@@ -23,6 +23,7 @@ def work(entry: str, config: dict[str, Any], run_dir: str, launcher: int) -> dic
     # A forked worker inherits the launcher's handlers. Until it has its own, a signal ends it at once.
     for number in RELAYED:
         signal.signal(number, signal.SIG_DFL)
+    let_through()
     _leave_the_terminal()
     _end_with(launcher)
     result = call(entry, config, run_dir)
