@@ -20,11 +20,11 @@ ALLOWED = {
     "report": BASE | {"train.metrics", "train.advice"},
     "state": BASE | {"comm"},
     "zero": BASE | {"comm", "state"},
-    "fault": set(),
+    "fault": BASE,
     "train": BASE | COMPONENTS | {"comm", "zero", "state", "report", "fault"},
     "estimate": BASE | COMPONENTS | {"comm", "zero", "train", "launch"},
     "doctor": BASE | {"comm", "tracker", "train.metrics", "train.peak"},
-    "launch": BASE | {"comm", "fault", "train.summary", "state.lock", "state.resume"},
+    "launch": BASE | {"comm", "fault", "train.summary", "state.folder", "state.lock", "state.resume"},
     "sweep": BASE
     | {"estimate", "launch", "report", "state.folder"}
     | {"train.console", "train.metrics", "train.panel", "train.summary"},
@@ -34,7 +34,7 @@ ALLOWED = {
     "__init__": BASE | {"cli", "train"},
 }
 """What each package may import. launch starts the worker of train by name; train.metrics and train.summary know the
-files of a run's folder and import no torch, nor do state.lock and state.resume."""
+files of a run's folder and import no torch, nor do state.folder, state.lock and state.resume."""
 
 TORCH_FREE = ("cli", "config")
 
