@@ -35,7 +35,7 @@ pytestmark = pytest.mark.chaos
 def _killed(folder: Path, reference: list[dict], world: int, point: tuple) -> list[str]:
     background, rank, number, name = point
     with tempfile.TemporaryDirectory(dir=folder) as run:
-        found = outcome_after(Path(run), rank, number, background, reference, world)
+        found = outcome_after(Path(run) / "run", rank, number, background, reference, world)
     return [f"rank {rank}, call {number} ({name}), background={background}: {line}" for line in found]
 
 
