@@ -1,6 +1,7 @@
 """Predicted against measured: `python -m bench.estimate`, memory and step time of zerokit's runs.
 
-Each cell is predicted first, without its GPUs, then run for a few steps in processes of its own.
+Each cell is predicted first, without its GPUs, then run for a few steps in processes of its own. With `--results` the
+runs are those that `bench.compare` has recorded, and no GPU is needed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,6 +56,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.estimate", description=__doc__)
     add = parser.add_argument
     add("--cells", nargs="+", metavar="CASE/SYSTEM", help="a case and a zerokit system (all; the tiny ones on a CPU)")
+    add("--results", nargs="+", type=Path, metavar="FILE", help="files of bench.compare, whose runs are the cells")
     add("--hardware", help="entry of zerokit's hardware table (that of the GPU; cpu)")
     add("--steps", type=int, default=8, help="timed steps of a run (8)")
     add("--warmup", type=int, default=4, help="steps before them (4)")
@@ -70,8 +73,43 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     for cell in cells:
         if len(cell) != 2 or cell[0] not in CASES or not cell[1].startswith("zerokit-"):
             parser.error(f"--cells: expected CASE/zerokit-STAGE[:options]; got '{'/'.join(cell)}'.")
-    args.cells = cells or list(CELLS if args.device == "cuda" else TINY)
+    if args.results:
+        args.cells = [cell for path in args.results for cell in recorded(path)]
+        if not args.cells:
+            parser.error("--results: no run of zerokit in these files.")
+        if not args.hardware:
+            parser.error("--results: --hardware says what entry the runs were on.")
+    else:
+        cells = cells or list(CELLS if args.device == "cuda" else TINY)
+        args.cells = [Cell(case, system, args.nproc) for case, system in cells]
     return args
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A zerokit system on a case; measured: its run, if there is one already, and of which commit."""
+
+    case: str
+    system: str
+    nproc: int
+    measured: dict[str, Any] | None = None
+
+
+def recorded(path: Path) -> list[Cell]:
+    """zerokit's runs in a file of `bench.compare`.
+
+    Replays of a recorded step allocate nothing: their memory is left out unless the recording was measured too.
+    """
+    result = json.loads(path.read_text(encoding="utf-8"))
+    cells = []
+    for run in result["runs"]:
+        if run["status"] == "ok" and run["system"].startswith("zerokit-"):
+            measured = {key: value for key, value in run.items() if key not in ("losses", "issue_ms")}
+            if "cuda_graph=true" in run["system"]:
+                del measured["allocated_gib"]
+            measured |= {"file": path.name, "commit": result["facts"]["commit"]}
+            cells.append(Cell(result["case"]["name"], run["system"], result["nproc"], measured))
+    return cells
 
 
 def predict(case_name: str, system: str, nproc: int, device: str, hardware: str | None) -> dict[str, Any]:
@@ -100,13 +138,19 @@ def _precision(system: str) -> str:
     return parse(system).options.get("precision", "bf16")
 
 
-def run(args: argparse.Namespace, case: str, system: str, timeout: float) -> dict[str, Any]:
-    """Run a cell."""
+def measure(args: argparse.Namespace, cell: Cell, clock: Clock) -> dict[str, Any]:
+    """Run a cell, if there is time."""
+    case, system = cell.case, cell.system
+    timeout, reason = clock.allows(case, system)
+    if reason:
+        return {"status": "skipped", "reason": reason}
     parsed = parse(system)
     options = ",".join(f"{key}={value}" for key, value in parsed.options.items() if key != "precision")
     spec = {"case": case, "system": parsed.name + (f":{options}" if options else ""), "device": args.device}
     spec |= {"precision": _precision(system), "data": "synthetic", "steps": args.steps, "warmup": args.warmup}
-    return launch.run(spec | {"lr": 1e-4, "seed": 0}, args.nproc, timeout)
+    record = launch.run(spec | {"lr": 1e-4, "seed": 0}, cell.nproc, timeout)
+    record.pop("losses", None)
+    return record
 
 
 def row(cell: dict[str, Any]) -> list[str]:
@@ -144,16 +188,19 @@ def main(argv: list[str] | None = None) -> Path:
     argv = sys.argv[1:] if argv is None else argv
     args = arguments(argv)
     facts = machine.collect(args.device, args.commit, argv) | {"command": " ".join(["python -m bench.estimate", *argv])}
-    predictions = [predict(*cell, args.nproc, args.device, args.hardware) for cell in args.cells]
+    if args.results:
+        ran = json.loads(args.results[0].read_text(encoding="utf-8"))["facts"]
+        facts |= {key: ran[key] for key in ("gpu", "torch")}
+    device = "cuda" if args.results else args.device
+    predictions = [predict(c.case, c.system, c.nproc, device, args.hardware) for c in args.cells]
     clock = Clock(args.budget, args.timeout)
     result = {"facts": facts, "nproc": args.nproc, "hardware": predictions[0]["hardware"], "cells": []}
     gpu = facts["gpu"].removeprefix("NVIDIA ").replace(" ", "-")
     path = args.out / f"{facts['date'][:19].replace(':', '-')}_{args.nproc}x{gpu}_estimate.json"
-    for (case, system), predicted in zip(args.cells, predictions, strict=True):
-        timeout, reason = clock.allows(case, system)
-        record = {"status": "skipped", "reason": reason} if reason else run(args, case, system, timeout)
-        record.pop("losses", None)
-        result["cells"].append({"case": case, "system": system, "predicted": predicted, "measured": record})
+    for cell, predicted in zip(args.cells, predictions, strict=True):
+        measured = cell.measured or measure(args, cell, clock)
+        facts_of_cell = {"case": cell.case, "system": cell.system, "nproc": cell.nproc}
+        result["cells"].append(facts_of_cell | {"predicted": predicted, "measured": measured})
         print(" | ".join(row(result["cells"][-1])), file=sys.stderr, flush=True)
         write(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
         write(path.with_suffix(".md"), render(result))
