@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench import compare, table
+from bench import compare, estimate, table
 from bench.systems import parse
 from bench.systems.zerokit import config_of
 
@@ -108,8 +108,6 @@ def test_quantile_is_linear():
 
 
 def test_predictions_stand_beside_what_was_measured(tmp_path):
-    from bench import estimate
-
     cells = ("tiny/zerokit-3", "tiny-gpt/zerokit-2:checkpointing=full,precision=fp32")
     words = ("--device", "cpu", "--steps", "2", "--warmup", "1", "--commit", "abc", "--out", str(tmp_path))
     path = estimate.main(["--cells", *cells, *words])
@@ -122,8 +120,23 @@ def test_predictions_stand_beside_what_was_measured(tmp_path):
 
 @pytest.mark.parametrize("cell", ["tiny", "none/zerokit-3", "tiny/fsdp2"])
 def test_a_wrong_cell_is_refused(cell, capsys):
-    from bench import estimate
-
     with pytest.raises(SystemExit):
         estimate.arguments(["--cells", cell])
     assert cell in capsys.readouterr().err
+
+
+def test_recorded_runs_are_predicted_without_running_them(result, tmp_path):
+    (tmp_path / "runs.json").write_text(json.dumps(result[0]))
+    words = ("--results", str(tmp_path / "runs.json"), "--hardware", "h100_ib400", "--out", str(tmp_path / "out"))
+    cells = json.loads(estimate.main(list(words)).read_text())["cells"]
+    assert [cell["system"] for cell in cells] == ["zerokit-0", "zerokit-3"]
+    for cell in cells:
+        assert cell["measured"]["file"] == "runs.json" and cell["measured"]["commit"] == "abc"
+        assert cell["predicted"]["peak"] > 0 and cell["predicted"]["seconds"] > 0
+
+
+def test_recorded_runs_need_an_entry_of_the_hardware_table(tmp_path, capsys):
+    (tmp_path / "none.json").write_text('{"runs": []}')
+    with pytest.raises(SystemExit):
+        estimate.arguments(["--results", str(tmp_path / "none.json"), "--hardware", "a100"])
+    assert "no run of zerokit" in capsys.readouterr().err
