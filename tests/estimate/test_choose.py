@@ -125,6 +125,18 @@ def test_a_sweep_knows_again_what_was_chosen_for_its_cell(tmp_path):
     assert not Cell([], tmp_path, auto("data.seq_len=16", "batch.global=4", "train.steps=2")).has_finished()
 
 
+def test_a_finished_run_that_is_started_again_is_left_as_it_is(tmp_path, capfd):
+    words = ("batch.global=2", "train.steps=1", "train.sample_tokens=0", "train.eval_batches=0", "launch.nproc=1")
+    asked = auto(*words, "state.every=1", "tracker=none")
+    start(asked, tmp_path)
+    path = tmp_path / "summary.json"
+    text, written = path.read_text(), path.stat().st_mtime_ns
+    assert [choice["status"] for choice in json.loads(text)["choices"]] == ["finished"]
+    start(asked, tmp_path)
+    assert "nothing left to do: step 1 of 1" in capfd.readouterr().out
+    assert (path.read_text(), path.stat().st_mtime_ns) == (text, written)
+
+
 def test_every_run_has_its_prediction(tmp_path):
     words = (*SMALL, "launch=cpu", "tracker=none", "train.steps=2", "train.log_every=1", "train.sample_tokens=0")
     result = zerokit(*words, "hydra.run.dir=run", cwd=tmp_path)

@@ -33,9 +33,10 @@ def digest(values: dict[str, Any]) -> str:
 
 
 def facets(values: dict[str, Any]) -> list[str]:
-    """Return the choices by which people tell runs apart: stage, precision, checkpointing, model."""
+    """Return the choices by which people tell runs apart: stage (or `auto`), precision, checkpointing, model."""
+    zero = values.get("zero") or {}
     names = [str((values.get(group) or {}).get("name")) for group in ("precision", "checkpointing", "model")]
-    return [f"stage{(values.get('zero') or {}).get('stage')}", *names]
+    return ["auto" if zero.get("auto") else f"stage{zero.get('stage')}", *names]
 
 
 def cell_name(values: dict[str, Any]) -> str:

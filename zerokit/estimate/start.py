@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zerokit.config.identity import digest
 from zerokit.config.schema import Config
 from zerokit.estimate.apart import apart
-from zerokit.launch import launch
+from zerokit.launch import finished, launch
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
 from zerokit.train.summary import PREDICTION, read_summary, write_summary
@@ -72,6 +72,7 @@ def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
     while True:
         why, made = choice.why(candidate), candidate.prediction
         print("\n".join(why), flush=True)
+        done = finished(candidate.cfg, run_dir)
         attempts.append({"choice": str(candidate), "predicted_gib": made.predicted_gib, "predicted_s": made.seconds,
                          "status": "running", "error": None})  # fmt: skip
         facts = {"predicted_gib": made.predicted_gib, "predicted": made.to_dict(), "why": why, "choices": attempts}
@@ -86,6 +87,8 @@ def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
             print(f"zero=auto: {candidate} ran out of memory.", flush=True)
             candidate = following
             continue
+        if done is not None:  # it was left as it is
+            return summary
         return _record(run_dir, attempts, summary.get("status", "finished"), None) or summary
 
 

@@ -8,13 +8,17 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.sweep.process import die_with
 from zerokit.sweep.slots import Slot
 from zerokit.train.metrics import GIB
+
+if TYPE_CHECKING:
+    from zerokit.estimate.hardware import Hardware
+    from zerokit.estimate.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Predictor:
     def __init__(self, slot: Slot) -> None:
         fork = multiprocessing.get_context("fork")
         self._pipe, theirs = fork.Pipe()
-        self._process = fork.Process(target=_serve, args=(theirs, slot, os.getpid()), daemon=True)
+        self._process = fork.Process(target=_serve, args=(self._pipe, theirs, slot, os.getpid()), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -65,7 +69,8 @@ class Predictor:
             self._process.kill()
 
 
-def _serve(pipe: Connection, slot: Slot, parent: int) -> None:
+def _serve(asking: Connection, pipe: Connection, slot: Slot, parent: int) -> None:
+    asking.close()  # else this copy of the other end keeps the pipe open for ever
     os.setsid()
     die_with(parent)
     Slot(gpus=slot.gpus).enter()
@@ -87,9 +92,15 @@ def _forecast(config: Config, simulators: dict[str, Any]) -> Forecast:
             simulators[key] = Simulator(config, hardware_of(config))
         simulator = simulators[key]
         world = default_world(config)
-        made = simulator.predict(config, world)
+        made = _chosen(config, world, simulator.hardware) if config.zero.auto else simulator.predict(config, world)
         return Forecast(made.predicted_gib, limit(config, simulator.hardware, world) / GIB)
     except ConfigError as error:
         return Forecast(error=str(error))
     except Exception as error:  # handed on: the cell is run without a prediction, which the table's notes say
         return Forecast(error=f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _chosen(config: Config, world: int, hardware: Hardware) -> Prediction:
+    from zerokit.estimate.choose import choose
+
+    return choose(config, world, hardware).fitting[0].prediction

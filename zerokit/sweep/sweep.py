@@ -26,7 +26,7 @@ from zerokit.sweep.predict import Predictor
 from zerokit.sweep.process import CellProcess
 from zerokit.sweep.slots import Slot, divide, visible_cores, visible_gpus
 from zerokit.sweep.task import Task, grouped
-from zerokit.train.summary import command, read_summary
+from zerokit.train.summary import command, predicted_facts, read_summary
 
 REFRESH_S = 0.5
 GRACE_S = 20.0
@@ -110,6 +110,7 @@ class Sweep:
             return False
         if cell.has_finished() if self._dry else not cell.prepare():
             cell.state, cell.earlier = State.FINISHED, True
+            cell.predicted_gib = predicted_facts(cell.folder).get("predicted_gib")
         return not cell.state.over
 
     def _predict(self, cells: list[Cell], slot: Slot) -> None:
