@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -244,3 +245,18 @@ def test_ranks_have_the_same_weights_and_other_samples_and_dropout():
     first, second = run_ranks(of_this_rank, 2)
     assert first[0] != second[0] and first[1] != second[1] and first[2] == second[2]
     assert len(first[1]) == len(second[1]) == 4
+
+
+def test_every_global_generator_is_seeded():
+    """What a script draws from Python's or NumPy's generator is the same in every run of a seed."""
+    numpy = pytest.importorskip("numpy")
+
+    def draw(number: int) -> tuple[float, float, float]:
+        random.seed()
+        numpy.random.seed()
+        assemble(config(*VECTORS, "launch.device=cpu", f"train.seed={number}"), Communicator(CPU))
+        return torch.rand(()).item(), random.random(), numpy.random.rand()
+
+    first, again, other = draw(1), draw(1), draw(2)
+    assert first == again
+    assert all(a != b for a, b in zip(first, other, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -140,8 +141,15 @@ def assemble(cfg: Config, comm: Communicator) -> Trainer:
     wrap_blocks(model, cfg, comm.device)
     engine = build_engine(model, cfg, comm, batch.accumulation)
     schedule = build_schedule(cfg, engine.optimizer)
-    own_seed = cfg.train.seed * 1_000_003 + comm.rank  # dropout differs between ranks
-    torch.manual_seed(own_seed)
-    random.seed(own_seed)
+    _seed(cfg.train.seed * 1_000_003 + comm.rank)  # dropout differs between ranks
     loader = Loader(source, batch.micro, comm.rank, comm.world, comm.device)
     return Trainer(engine, schedule, loader, loss_function(engine, source), batch, cfg.train)
+
+
+def _seed(seed: int) -> None:
+    """Seed the global generators, which the model, the data and code of the user draw from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")  # which torch imports where it is installed
+    if numpy is not None:
+        numpy.random.seed(seed % (1 << 32))

@@ -72,7 +72,8 @@ class Own:
     def refresh(self) -> None:
         """Take the values of this moment."""
         for key, value in self._now():
-            self.tensors[key].copy_(value)
+            if key in self.tensors:  # NumPy may have been imported since
+                self.tensors[key].copy_(value)
 
     def apply(self, generators: bool) -> None:
         """Give generators and buffers the values of the tensors."""
