@@ -61,6 +61,16 @@ def test_changes_in_place_return_their_argument():
         assert output is x and known.recipe is not None
 
 
+def test_what_is_written_into_is_returned_but_shapes_are_set_every_time():
+    memo, x, norm = Memo(), meta(3), aten.linalg_vector_norm.out
+    for target in (meta(), meta()):
+        output, known = memo.call(norm, (x,), {"out": target})
+        assert output is target and known.recipe is not None
+    for target in (meta(0), meta(0)):  # PyTorch gives it the shape of the result
+        output, known = memo.call(aten.mul.out, (x, x), {"out": target})
+        assert output is target and target.shape == (3,) and known.recipe is None
+
+
 def test_what_shares_memory_with_an_argument_is_always_asked_for():
     memo, x = Memo(), meta(2, 6)
     for function, args in ((aten.view.default, (x, [12])), (aten._unsafe_view.default, (x, [3, 4]))):

@@ -324,6 +324,8 @@ class Region:
             return value
         source = next(iter(self._sources[node]))
         whole = made[source] if isinstance(source, Buffer) else kept[source]
+        if isinstance(source, Buffer) and source.node is node:  # no view of it
+            return whole
         return whole.as_strided(value.shape, value.stride(), whole.storage_offset())
 
 

@@ -42,24 +42,26 @@ class Memo:
         key = None if getattr(function, "is_view", False) else _key(function, args, kwargs)
         known = self._known.get(key)
         if known is not None and known.recipe is not None:
-            return known.recipe.make(args), known
+            return known.recipe.make(args, kwargs), known
         output = function(*args, **kwargs)
         if key is not None and known is None:
-            known = self._known[key] = Known(Recipe.of(function, args, output))
+            same = not function._schema.is_mutable or _key(function, args, kwargs) == key  # else it changed a shape
+            known = self._known[key] = Known(Recipe.of(function, args, kwargs, output) if same else None)
         return output, known
 
 
 class Recipe:
-    """How to make again what an operation returned: new tensors, or its first argument, which it changes in place."""
+    """How to make again what an operation returned: new tensors, or what it writes into (its first argument or `out`)."""
 
     def __init__(self, shapes: list[tuple | None], sequence: type | None):
         self._shapes, self._sequence = shapes, sequence
 
     @classmethod
-    def of(cls, function: Any, args: tuple, output: Any) -> Recipe | None:
+    def of(cls, function: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> Recipe | None:
         """The recipe; None if what came out shares memory with an argument, is not on the meta device or no tensor."""
         if function._schema.is_mutable:
-            return cls([], None) if output is args[0] and torch.Tag.inplace_view not in function.tags else None
+            target = _target(args, kwargs)
+            return cls([], None) if output is target and torch.Tag.inplace_view not in function.tags else None
         if type(output) not in (Tensor, tuple, list):
             return None
         outputs = [output] if type(output) is Tensor else output
@@ -72,12 +74,17 @@ class Recipe:
         shapes = [None if value is None else (value.shape, value.stride(), value.dtype) for value in outputs]
         return cls(shapes, None if type(output) is Tensor else type(output))
 
-    def make(self, args: tuple) -> Any:
-        """The result for `args` of the same shapes."""
+    def make(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The result for arguments of the same shapes."""
         if not self._shapes:
-            return args[0]
+            return _target(args, kwargs)
         made = [None if shape is None else _new(*shape) for shape in self._shapes]
         return made[0] if self._sequence is None else self._sequence(made)
+
+
+def _target(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """What an operation that changes an argument writes into."""
+    return kwargs.get("out", args[0] if args else None)
 
 
 def _new(shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:

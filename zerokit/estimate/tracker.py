@@ -173,7 +173,10 @@ def _static_compiler() -> Iterator[None]:
     logger.setLevel(logging.ERROR)  # its warning about selective checkpointing is for those who write policies
     try:
         with torch._dynamo.config.patch(
-            automatic_dynamic_shapes=False, recompile_limit=1000, accumulated_recompile_limit=10_000
+            automatic_dynamic_shapes=False,
+            recompile_limit=1000,
+            accumulated_recompile_limit=10_000,
+            run_gc_after_compile=False,
         ):
             yield
     finally:
