@@ -51,7 +51,7 @@ class Memo:
 
 
 class Recipe:
-    """How to make again what an operation returned: new tensors, or what it writes into (its first argument or `out`)."""
+    """How to make again what an operation returned: new tensors, or what it writes into (`out` or the first one)."""
 
     def __init__(self, shapes: list[tuple | None], sequence: type | None):
         self._shapes, self._sequence = shapes, sequence
