@@ -51,3 +51,10 @@ def test_a_sweep_is_drawn_in_one_picture(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "scheduler=0: cosine" in result.stdout and "scheduler=1: linear" in result.stdout
     assert len(ET.parse(tmp_path / "schedule.svg").getroot().findall(f"{SVG}polyline")) == 2
+
+
+def test_a_picture_that_cannot_be_written_is_one_line_and_status_2(tmp_path):
+    (tmp_path / "schedule.svg").mkdir()
+    result = zerokit("--plot-schedule", "train.steps=5", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert "schedule.svg" in result.stderr

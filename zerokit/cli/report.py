@@ -13,7 +13,7 @@ def main(words: list[str]) -> int:
     """Write the report of the folder that `words` name and print its path; for a sweep also that of report.md.
 
     Raises:
-        ConfigError: if the folder is none of a run or a sweep, or there is no such cell.
+        ConfigError: if the folder is none of a run or a sweep, there is no such cell, or it cannot be written.
     """
     options = [word for word in words if word.startswith("baseline=")]
     folders = [word for word in words if word not in options]
@@ -31,6 +31,8 @@ def main(words: list[str]) -> int:
         page = write_report(folder, options[0].partition("=")[2] if options else None)
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(f"Cannot write the report into {folder}: {error.strerror} ({error.filename}).") from None
     print(page)
     if is_sweep(folder):
         print(page.with_suffix(".md"))

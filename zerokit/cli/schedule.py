@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from zerokit.config import registry
+from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.report.scale import Scale, linear, steps
 
@@ -25,7 +26,7 @@ def plot(configs: Sequence[Config]) -> int:
     """Draw the schedule of every configuration and write them into one picture in the working directory.
 
     Raises:
-        ConfigError: a schedule cannot be built.
+        ConfigError: a schedule cannot be built, or the picture not written.
     """
     curves: dict[str, list[tuple[str, Curve]]] = {"learning rate": [], "momentum": []}
     for number, config in enumerate(configs):
@@ -37,7 +38,10 @@ def plot(configs: Sequence[Config]) -> int:
     for name, lines in curves.items():
         for label, curve in lines:
             print("\n".join([f"{name}, scheduler={label}, {len(curve)} steps", *draw(curve)]))
-    Path(FILE).write_text(picture({name: lines for name, lines in curves.items() if lines}), encoding="utf-8")
+    try:
+        Path(FILE).write_text(picture({name: lines for name, lines in curves.items() if lines}), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"Cannot write {FILE} in {Path.cwd()}: {error.strerror}. Go to another folder.") from None
     print(f"Written to {FILE}.")
     return 0
 
