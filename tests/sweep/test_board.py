@@ -40,6 +40,12 @@ def test_the_table_is_whole_in_80_columns(tmp_path, predicted):
     assert lines[1].split()[:3] == ["stage0", "bf16", "waiting"] and "123k" not in lines[1], "files of an earlier run"
 
 
+def test_brackets_in_a_cells_name_are_shown(tmp_path):
+    console = rich.console.Console(file=io.StringIO(), width=80, highlight=False)
+    console.print(table([Cell([], tmp_path, None, "files=[book.txt]", State.WAITING)], 80))
+    assert "files=[book.txt]" in console.file.getvalue()
+
+
 def test_a_small_terminal_shows_what_runs_and_what_failed(tmp_path):
     states = [State.FINISHED] * 10 + [State.FAILED, State.RUNNING] + [State.WAITING] * 10
     cells = [Cell([], tmp_path, None, str(place), state) for place, state in enumerate(states)]

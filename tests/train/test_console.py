@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -208,3 +209,14 @@ def test_the_summary_is_left_as_it_was(summary, tmp_path):
     before = json.dumps(summary)
     panel(summary, tmp_path)
     assert json.dumps(summary) == before
+
+
+def test_a_reader_that_goes_away_ends_nothing():
+    reader, writer = os.pipe()
+    with open(writer, "w") as file:
+        console = Console(10, file=file)
+        console.note("seen")
+        os.close(reader)
+        for step in range(3):
+            console.note("unseen")
+            console.progress(step, {"train/loss": 1.0})

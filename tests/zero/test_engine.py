@@ -217,7 +217,7 @@ def test_parameters_smaller_than_the_number_of_ranks():
 def test_units_by_name_class_or_not_at_all():
     assert [u.name for u in make_engine(Case(units=("blocks.0", "head")), 3).units] == ["root", "blocks.0", "head"]
     assert [u.name for u in make_engine(Case(units=("Block",)), 3).units][1:] == ["blocks.0", "blocks.1", "blocks.2"]
-    with pytest.raises(ValueError, match="'Blok' matches no module.*Block"):
+    with pytest.raises(ValueError, match="'Blok' matches no module.*Block.*Did you mean Block"):
         make_engine(Case(units=("Blok",)), 3)
 
 

@@ -22,7 +22,10 @@ def main(words: list[str]) -> int:
         ConfigError: there is no state.
     """
     paths = [word for word in words if word != "--verify"]
-    if len(paths) != 1 or paths[0].startswith("-"):
+    unknown = [word for word in paths if word.startswith("-")]
+    if unknown:
+        raise ConfigError(f"Cannot read '{unknown[0]}'. Usage: zerokit state PATH [--verify].")
+    if len(paths) != 1:
         raise ConfigError("Give one folder: zerokit state PATH [--verify], where PATH is a run's folder or a state.")
     thorough = "--verify" in words
     states = states_at(Path(paths[0]))

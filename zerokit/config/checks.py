@@ -64,7 +64,8 @@ def _check_schedule(config: Config) -> None:
         peak_lr = getattr(config.optimizer.options, "lr", 1.0)
         registry.build("scheduler", config.scheduler, total_steps=config.train.steps, peak_lr=peak_lr)
     except ValueError as error:
-        raise ConfigError(f"{error} See train.steps={config.train.steps}.") from error
+        about_length = f" See train.steps={config.train.steps}." if "step" in str(error) else ""
+        raise ConfigError(f"{error}{about_length}") from error
 
 
 def _check_tracker(config: Config) -> None:

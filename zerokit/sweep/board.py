@@ -171,7 +171,7 @@ def _row(cell: Cell, predicted: bool, bar: int) -> list[Text | str]:
     if cell.earlier:
         state.append(" *", style="dim")
     row: list[Text | str] = [
-        printable(cell.label),
+        Text(printable(cell.label)),
         state,
         _steps(cell, figures, bar),
         "" if figures.loss is None else f"{figures.loss:.4g}",

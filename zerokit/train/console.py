@@ -41,7 +41,7 @@ class Console:
         self.unit, self.counted = unit, "tokens"
         file = file or sys.stdout
         never_fail_on_characters(file)
-        self._console = rich.console.Console(file=file, highlight=False, soft_wrap=False)
+        self._console = _Terminal(file=file, highlight=False, soft_wrap=False)
         self._live: Live | None = None
         self._shown = 0.0
         self._clock: tuple[float, int] | None = None
@@ -154,6 +154,15 @@ class Console:
         elif self._seconds_per_step is not None:
             figures.append(f"{format_seconds((self._steps - step) * self._seconds_per_step)} left")
         return figures
+
+
+class _Terminal(rich.console.Console):
+    """A reader that goes away, as in `zerokit | head`, ends what is shown and not the training."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
 
 
 class _NoteHandler(logging.Handler):

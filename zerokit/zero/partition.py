@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
+from zerokit.config.errors import ConfigError, suggestion
 from zerokit.zero.layout import make_layout
 from zerokit.zero.unit import Unit
 
@@ -44,7 +45,7 @@ def unit_modules(model: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Modu
     """The modules that form units: those named by `patterns` (class names or names in the model, with wildcards), else
     what the model's own `units()` says, else its repeated blocks.
 
-    Raises ValueError for a pattern that matches no module.
+    Raises ConfigError for a pattern that matches no module.
     """
     if not patterns:
         return list(model.units()) if hasattr(model, "units") else find_blocks(model)
@@ -57,7 +58,10 @@ def unit_modules(model: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Modu
         ]
         if not found:
             classes = sorted({type(m).__name__ for m in model.modules() if m is not model})
-            raise ValueError(f"zero.units: '{pattern}' matches no module; the model's classes: {', '.join(classes)}")
+            raise ConfigError(
+                f"zero.units: '{pattern}' matches no module; the model's classes are {', '.join(classes)}."
+                f"{suggestion(pattern, classes)}"
+            )
         chosen.update(dict.fromkeys(found))
     return [module for module in model.modules() if module in chosen]
 
