@@ -19,6 +19,12 @@ def compute_first(device: torch.device) -> None:
         torch.cuda.set_stream(stream)
 
 
+def use_device(device: torch.device) -> None:
+    """Let a helper thread work on `device`: a new thread starts on GPU 0, and would take memory for a context there."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 class Stream:
     """An order of device work. On the CPU work is done when it is called, and every method is a no-op.
 

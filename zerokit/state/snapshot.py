@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator, Stream
+from zerokit.comm.stream import use_device
 from zerokit.state.piece import Piece
 from zerokit.state.rankfile import RankFile, view_bytes
 
@@ -24,7 +25,7 @@ class HostCopy:
     """
 
     def __init__(self, file: RankFile, device: torch.device):
-        self.file = file
+        self.file, self._device = file, device
         self._memory = torch.empty(file.data_bytes, dtype=torch.uint8)
         self._stream = Stream(device)
         self._done: Any = None
@@ -61,7 +62,8 @@ class HostCopy:
         return copy
 
     def wait(self) -> None:
-        """Wait until the copy is there."""
+        """Wait until the copy is there. Any thread may."""
+        use_device(self._device)
         if self._done is not None:
             self._done.synchronize()
         self._held = []

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zerokit.comm.stream import use_device
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -37,7 +39,7 @@ class Loader:
             while True:
                 yield self._cut(index)
                 index += 1
-        with ThreadPoolExecutor(1, "loader") as pool:
+        with ThreadPoolExecutor(1, "loader", use_device, (self.device,)) as pool:
             index, following = first, pool.submit(self._cut, first)
             while True:
                 batch, index = following.result(), index + 1

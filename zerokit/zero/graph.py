@@ -53,8 +53,8 @@ class CapturedStep:
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
         """The step's loss (0-dim), overwritten by the next call."""
         current = torch.cuda.current_stream()
+        self._engine.comm.join()  # a copy of the state may hold updates back, an evaluation have left gathers under way
         self._stream.wait_stream(current)
-        self._stream.wait_event(self._engine.comm.updates.record())  # a copy of the state may hold updates back
         with torch.cuda.stream(self._stream):
             loss = self._run(batches)
         current.wait_stream(self._stream)
@@ -69,6 +69,7 @@ class CapturedStep:
         for mine, theirs in zip(self._inputs, batches, strict=True):
             torch._foreach_copy_(list(mine), list(theirs))
         self._graph.replay()
+        self._engine.comm.fork()  # gathers of an evaluation follow the update in it
         self._engine.gatherer.invalidate()
         return self._loss
 

@@ -26,7 +26,6 @@ class Reducer:
         self._place = {unit: index for index, unit in enumerate(self.order)}
         self._next = 0
         self._first = self._last = True
-        self._done = None
         self.target = storage.stage.optimizer
         self._writes_in_place = transition(Placement.PARTIAL, storage.stage.gradient) is Collective.NOTHING
 
@@ -37,9 +36,8 @@ class Reducer:
     def begin(self, first: bool, last: bool) -> None:
         """A backward pass starts: that of the `first` and/or `last` micro-batch of a step."""
         self._first, self._last, self._next = first, last, 0
-        if first:  # the last update has read the gradients of the step before
-            updates = self.comm.updates.record()
-            self.comm.compute.wait(updates) if self._writes_in_place else self.comm.reductions.wait(updates)
+        if first and self._writes_in_place:  # a backward pass that was given up may still be summed where it lies
+            self.comm.compute.wait(self.comm.reductions.record())
         for unit in self.order:
             unit.reduced = False
 
@@ -78,7 +76,7 @@ class Reducer:
 
     def finish(self) -> None:
         """Make later work on the compute stream see every reduced gradient."""
-        self.comm.compute.wait(self._done)
+        self.comm.compute.wait(self.comm.reductions.record())
         self._wire.finish()
 
     def _check_used(self, unit: Unit, gradients: list) -> None:
@@ -91,8 +89,7 @@ class Reducer:
         unit.used = False
 
     def forget_events(self) -> None:
-        """Drop the events of reductions, which are done."""
-        self._done = None
+        """Drop the events of the wire, which are done."""
         self._wire.forget_events()
 
     def _settle_order(self) -> None:
@@ -108,6 +105,8 @@ class Reducer:
         self._check_used(unit, gradients)
         for parameter in unit.parameters:
             parameter.grad = None
+        # The update has read the gradient of the step before; what follows it on its stream may wait for a copy.
+        self.comm.compute.wait(unit.updated)
         unit.hold_gradient()
         if self._writes_in_place:
             self._wire.write(unit, gradients, unit.gradient, accumulate=not self._first)
@@ -124,6 +123,5 @@ class Reducer:
                 self.comm.reductions.wait(self.comm.compute.record())
             else:
                 self._wire.reduce(unit, collective)
-        with self.comm.reductions as stream:
+        with self.comm.reductions:
             self._norm.add(unit)
-            self._done = stream.record()
