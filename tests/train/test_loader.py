@@ -88,7 +88,9 @@ class Pinned:
         return self.start
 
 
-def test_a_gpu_gets_the_same_samples_pinned():
+def test_a_gpu_gets_the_same_samples_pinned(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
     class Source:
         def batch(self, start, count):
             assert count == 2
@@ -99,7 +101,9 @@ def test_a_gpu_gets_the_same_samples_pinned():
     assert list(islice(loader.from_micro_batch(1), 3)) == [(10, 10), (18, 18), (26, 26)]
 
 
-def test_an_error_of_the_source_reaches_the_training_on_a_gpu():
+def test_an_error_of_the_source_reaches_the_training_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
     class Broken:
         def batch(self, start, count):
             raise OSError("disk gone")
