@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +43,19 @@ def start(config: Config, run_dir: Path, entry: str | None = None) -> dict[str, 
 
 def _predicted(config: Config) -> dict[str, Any]:
     """What is predicted for a run, or why nothing is."""
-
     try:
-        made = apart(_predict, config)
+        made = _apart(_predict, config)
     except (
         Exception
     ) as error:  # a run never fails for want of its prediction; what is wrong with the run, it says itself
         log.info("nothing is predicted", exc_info=True)
         return {"predicted_gib": None, "prediction_error": f"{type(error).__name__}: {error}"}
     return {"predicted_gib": made.predicted_gib, "predicted": made.to_dict()}
+
+
+def _apart(function: Callable[[Config], Any], config: Config) -> Any:
+    importlib.import_module("zerokit.estimate.simulate")  # here, not in the forked process and again in every worker
+    return apart(function, config)
 
 
 def _predict(config: Config) -> Prediction:
@@ -67,7 +73,7 @@ def _choose(config: Config) -> Choice:
 
 
 def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
-    choice = apart(_choose, config)
+    choice = _apart(_choose, config)
     candidate, attempts = choice.fitting[0], []
     while True:
         why, made = choice.why(candidate), candidate.prediction
