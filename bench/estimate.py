@@ -98,7 +98,7 @@ class Cell:
 def recorded(path: Path) -> list[Cell]:
     """zerokit's runs in a file of `bench.compare`.
 
-    Replays of a recorded step allocate nothing: their memory is left out unless the recording was measured too.
+    Replays of a recorded step allocate nothing: their memory is left out, which older files have of the replays alone.
     """
     result = json.loads(path.read_text(encoding="utf-8"))
     cells = []

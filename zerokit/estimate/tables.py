@@ -38,9 +38,7 @@ def show(comparison: Comparison) -> None:
     if len(comparison.worlds) > 1:
         console.print(_by_world(comparison, f"{cells.unit} at the peak", cells.peak))
         if comparison.timed:
-            console.print(
-                _by_world(comparison, f"{comparison.counted}/s per rank", lambda p: format_count(_per_rank(p)))
-            )
+            console.print(_by_world(comparison, _speed(comparison), lambda p: format_count(_per_rank(p))))
     for line in _notes(comparison):
         console.print(Text(line, style="dim"))
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import signal
 import time
-from contextlib import suppress
 from typing import Any
 
 from zerokit.config.errors import ConfigError
 from zerokit.fault import Ended, is_consequence
+from zerokit.launch.parent import end_with
 from zerokit.launch.relay import RELAYED, let_through
 
-PR_SET_PDEATHSIG = 1
 CAUSE_FIRST_S = 2.0
 
 
@@ -25,7 +23,7 @@ def work(entry: str, config: dict[str, Any], run_dir: str, launcher: int) -> dic
         signal.signal(number, signal.SIG_DFL)
     let_through()
     _leave_the_terminal()
-    _end_with(launcher)
+    end_with(launcher, signal.SIGKILL)
     result = call(entry, config, run_dir)
     for number in RELAYED:  # all is done: the process ends anyway, and shall not count as interrupted
         signal.signal(number, signal.SIG_IGN)
@@ -36,14 +34,6 @@ def _leave_the_terminal() -> None:
     """Get Ctrl-C from the launcher alone, which passes it on: both together would count as two."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-
-
-def _end_with(launcher: int) -> None:
-    """Let the kernel end this process when the launcher is gone, however that ended (on Linux)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:  # it was gone before
-        os._exit(1)
 
 
 def call(entry: str, config: dict[str, Any], run_dir: str) -> dict[str, Any]:

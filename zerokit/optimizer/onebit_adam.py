@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import MomentOptions, Optimizer, State, check_range
+from zerokit.optimizer._base import MomentOptions, State, check_range
+from zerokit.optimizer.adamw import AdamW
 
 
 @dataclass
@@ -30,7 +31,7 @@ class OneBitAdamOptions(MomentOptions):
         check_range(1, freeze_step=self.freeze_step)
 
 
-class OneBitAdam(Optimizer):
+class OneBitAdam(AdamW):
     """Warm-up: AdamW. Then v stays, m is the mean of the ranks' β₁m + (1-β₁)gᵢ, each compressed to signs and scales
     with error feedback, and p ← p(1 - lr·λ) - lr·m̂ / (√v̂ + ε).
 
@@ -40,8 +41,7 @@ class OneBitAdam(Optimizer):
     """
 
     states = (
-        State("exp_avg"),
-        State("exp_avg_sq"),
+        *AdamW.states,
         State("worker_error", placement="partial"),
         State("server_error", placement="shard"),
     )
@@ -53,27 +53,13 @@ class OneBitAdam(Optimizer):
         return self.options.freeze_step
 
     def scalars(self, now):
-        """Decay, step size and root of the second bias correction."""
-        beta1, beta2 = now.momentum, self.options.beta2
-        return {
-            "keep": 1 - now.lr * now.weight_decay,
-            "follow": 1 - beta1,
-            "step_size": now.lr / (1 - beta1**now.step),
-            "root_correction": (1 - beta2 ** self.keep(now)["square_steps"]).sqrt(),
-        }
+        """Those of AdamW; the second bias correction is that of the steps that the second moment has seen."""
+        seen = self.keep(now)["square_steps"]
+        return super().scalars(now) | {"root_correction": (1 - self.options.beta2**seen).sqrt()}
 
     def keep(self, now):
         """How many steps the second moment has seen."""
         return {"square_steps": now.step if now.exact else now.kept["square_steps"]}
-
-    def update(self, p, g, state, s):
-        """New values and moments of elements `p` with exact gradients `g`, all (n,) fp32."""
-        o = self.options
-        mean, square = state
-        mean = mean.lerp(g, s["follow"])
-        square = square * o.beta2 + g * g * (1 - o.beta2)
-        step = s["step_size"] * mean / (square.sqrt() / s["root_correction"] + o.eps)
-        return p * s["keep"] - step, (mean, square)
 
     def momentum_of(self, mean, g, s):
         """A rank's own momentum, of the mean of all (n,) and of its own gradient (n,)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
-from zerokit.sweep.process import die_with
+from zerokit.launch.parent import end_with
 from zerokit.sweep.slots import Slot
 from zerokit.train.metrics import GIB
 
@@ -72,7 +73,7 @@ class Predictor:
 def _serve(asking: Connection, pipe: Connection, slot: Slot, parent: int) -> None:
     asking.close()  # else this copy of the other end keeps the pipe open for ever
     os.setsid()
-    die_with(parent)
+    end_with(parent, signal.SIGTERM)
     Slot(gpus=slot.gpus).enter()
     sources: dict[str, Any] = {}
     with suppress(EOFError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,11 +12,11 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from zerokit.launch.parent import end_with
 from zerokit.sweep.slots import Slot
 
 LOG = "logs/output.log"
 """What a cell prints, in its folder."""
-PR_SET_PDEATHSIG = 1
 _fork = multiprocessing.get_context("fork")
 """A fork has the modules and the registered components of this process already; CUDA is not used before it."""
 
@@ -75,7 +74,7 @@ def _main(work: Callable[[], None], folder: Path, slot: Slot, answer: Connection
     os.setsid()  # Ctrl-C reaches the parent, which decides
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with(parent)
+    end_with(parent, signal.SIGTERM)
     slot.enter()
     _redirect(folder / LOG)
     try:
@@ -87,14 +86,6 @@ def _main(work: Callable[[], None], folder: Path, slot: Slot, answer: Connection
         answer.send(f"{type(error).__name__}: {error}")
     else:
         answer.send(None)
-
-
-def die_with(parent: int) -> None:
-    """Let the kernel end this process when its parent is killed (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            sys.exit(1)
 
 
 def _redirect(path: Path) -> None:

@@ -20,12 +20,10 @@ from zerokit.config.schema import Config
 from zerokit.train.groups import parameter_groups
 from zerokit.train.loader import Loader
 from zerokit.train.trainer import Trainer
-from zerokit.zero.compress import exact_steps
 from zerokit.zero.engine import Engine
 from zerokit.zero.materialize import build_on_meta
 from zerokit.zero.numerics import Numerics, ParameterGroups
 from zerokit.zero.partition import find_blocks, unit_modules
-from zerokit.zero.placement import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -86,18 +84,13 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
     """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say; `groups`, whose
     first has a rule, take the place of what `optimizer` says."""
     optimizer = registry.build("optimizer", cfg.optimizer) if groups is None else groups.groups[0].rule
-    groups = groups or parameter_groups(cfg.optimizer, optimizer, model)
-    try:
-        exact_steps([group.rule or optimizer for group in groups.groups], STAGES[cfg.zero.stage])
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     engine = kind(
         model,
         optimizer,
         stage=cfg.zero.stage,
         comm=comm,
         numerics=numerics(cfg, comm.device),
-        groups=groups,
+        groups=groups or parameter_groups(cfg.optimizer, optimizer, model),
         accumulation=accumulation,
         clip_norm=cfg.train.clip_norm,
         units=cfg.zero.units,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
+from zerokit.config.errors import ConfigError
 from zerokit.zero.layout import ALIGNMENT
 from zerokit.zero.placement import Collective, Placement, Stage, transition
 from zerokit.zero.states import placement_of
@@ -29,19 +30,19 @@ def exact_steps(rules: Sequence[Any], stage: Stage) -> int | None:
     """Steps after which gradients stay apart; None: never.
 
     Raises:
-        ValueError: at this stage, or with these rules beside each other, they cannot.
+        ConfigError: at this stage, or with these rules beside each other, they cannot.
     """
     limits = {rule.exact_steps for rule in rules}
     if limits == {None}:
         return None
     if len(limits) > 1:
         shown = ", ".join(str(limit) for limit in sorted(limits, key=str))
-        raise ValueError(
+        raise ConfigError(
             f"All parameters must change to compressed communication after the same step, got {shown}: leave "
             "freeze_step out of optimizer.groups."
         )
     if transition(Placement.PARTIAL, stage.gradient) is not Collective.NOTHING:
-        raise ValueError(
+        raise ConfigError(
             "optimizer=onebit_adam compresses the momentum of each rank's whole gradient, but at this stage gradients "
             f"are divided while backward goes on (gradient: {stage.gradient.value}). Choose zero=stage0 or "
             "zero=stage1, or optimizer=adamw."
