@@ -40,7 +40,7 @@ def test_options_show_value_meaning_and_type(capsys):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("optimiser", "There is no group 'optimiser'. Did you mean optimizer?"),
+        ("optimiser", "There is no help on 'optimiser'. Did you mean optimizer?"),
         ("optimizer=adamx", "Did you mean optimizer=adam"),
         ("bogus=1", "There is no group 'bogus'"),
     ],

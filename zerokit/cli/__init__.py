@@ -7,6 +7,7 @@ import os
 import sys
 
 from zerokit.config.errors import ConfigError, suggestion
+from zerokit.config.terminal import complain
 
 COMMANDS = {
     "train": "zerokit.cli.train:main",
@@ -24,6 +25,10 @@ COMMANDS = {
 """Where each command is; every one takes its arguments as a list of words and returns the exit status."""
 
 
+ASKING = {"-h", "--help"}
+"""Flags that ask for the page of a command."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its status: 0 done, 1 failed, 2 wrong configuration, 130 interrupted."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -36,10 +41,10 @@ def run(words: list[str]) -> int:
         module, _, function = COMMANDS[command].partition(":")
         return getattr(importlib.import_module(module), function)(rest)
     except ConfigError as error:
-        print(f"zerokit: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt:
-        print("zerokit: interrupted.", file=sys.stderr)
+        complain("interrupted.")
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,11 +52,12 @@ def run(words: list[str]) -> int:
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:
+    asks = bool(ASKING & set(words))
     if not words or not words[0][:1].isalpha() or "=" in words[0]:
-        return "train", words
+        return ("help", []) if asks else ("train", words)
     if words[0] not in COMMANDS:
         raise ConfigError(
             f"There is no command '{words[0]}'.{suggestion(words[0], COMMANDS)} "
             f"Commands: {', '.join(COMMANDS)}; options are written KEY=VALUE. See zerokit --help."
         )
-    return words[0], words[1:]
+    return ("help", words[:1]) if asks else (words[0], words[1:])

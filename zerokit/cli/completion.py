@@ -1,4 +1,7 @@
-"""`zerokit completion bash`: completion of commands, groups, choices, options and their values in the shell."""
+"""`zerokit completion bash`: completion of commands, groups, choices, options and their values in the shell.
+
+It prints a script; in ~/.bashrc: eval "$(zerokit completion bash)"
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError
 
-USAGE = 'zerokit completion bash; in ~/.bashrc: eval "$(zerokit completion bash)"'
 SCRIPT = r"""_zerokit_complete() {
     local line="${COMP_LINE:0:COMP_POINT}" IFS=$'\n'
     COMPREPLY=($("${COMP_WORDS[0]}" completion --query "$line" 2>/dev/null))
@@ -41,14 +44,14 @@ def main(words: list[str]) -> int:
         case ["--query", line]:
             print("\n".join(candidates(line)))
         case _:
-            raise ConfigError(f"Give the shell, which must be bash: {USAGE}")
+            raise ConfigError(f"Give the shell, which must be bash: {usage(__doc__)}.")
     return 0
 
 
 def candidates(line: str) -> list[str]:
     """Return what the last word of `line` may become; those that are whole end with a space. None means files."""
     words = line.split()
-    word = "" if line[-1:].isspace() else words.pop()
+    word = words.pop() if words and not line[-1].isspace() else ""
     before = words[1:]
     found: Iterable[str] = []
     if not before:
@@ -67,13 +70,12 @@ def _commands() -> list[str]:
 
 
 def _names(before: list[str], word: str) -> list[str]:
-    from zerokit.cli.help import GROUPS
-    from zerokit.config.schema import SECTIONS
+    from zerokit.cli.help import GROUPS, names
 
     if "=" in word:
         group = word.partition("=")[0]
         return [f"{group}={name} " for name in _choices(group)]
-    return [f"{name} " for name in dict.fromkeys((*GROUPS, *SECTIONS))] + [f"{group}=" for group in GROUPS]
+    return [f"{name} " for name in names()] + [f"{group}=" for group in GROUPS]
 
 
 def _schemas(before: list[str], word: str) -> list[str]:

@@ -1,25 +1,27 @@
-"""`zerokit convert ds_config.json`: a DeepSpeed configuration as overrides and YAML of zerokit, with a note per key."""
+"""`zerokit convert ds_config.json [--overrides | --yaml]`: a DeepSpeed configuration in zerokit's words.
+
+Every key gets a note. --overrides and --yaml print nothing else than these, for $(...) and for a file. In place of a
+file the configuration may be given as JSON in base64.
+"""
 
 from __future__ import annotations
 
 import shlex
-import textwrap
 from pathlib import Path
 from typing import Any
 
+from zerokit.cli.page import command, usage
 from zerokit.compat.deepspeed.source import load
 from zerokit.compat.deepspeed.translation import GROUPS, Note, Translation, translate
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import spell
+from zerokit.config.terminal import wrapped
 
-WIDTH = 80
-USAGE = "Give one file, or a configuration in base64: zerokit convert ds_config.json [--overrides | --yaml]."
+USAGE = f"Give one file, or a configuration in base64: {usage(__doc__)}."
 
 
 def main(words: list[str]) -> int:
     """Print what the DeepSpeed configuration named by `words` is for zerokit.
-
-    `--overrides` and `--yaml` print these alone, for `$(...)` and for a file.
 
     Raises:
         ConfigError: it cannot be read, or holds a key or value that zerokit does not support.
@@ -37,15 +39,13 @@ def main(words: list[str]) -> int:
 def _everything(translation: Translation, source: str) -> str:
     name = Path(source).stem if Path(source).exists() else "ds_config"
     lines = [line for note in translation.notes for line in _lines(note)]
-    command = _wrapped(["python -m zerokit", *map(shlex.quote, translation.overrides())])
     return "\n".join(
         [
             *lines,
             "",
             "On the command line:",
             "",
-            *("  " + ("  " if index else "") + line + " \\" for index, line in enumerate(command[:-1])),
-            ("    " if len(command) > 1 else "  ") + command[-1],
+            *command(["python -m zerokit", *map(shlex.quote, translation.overrides())]),
             "",
             f"As experiment={name}: experiment/{name}.yaml in a --config-dir:",
             "",
@@ -54,21 +54,10 @@ def _everything(translation: Translation, source: str) -> str:
     )
 
 
-def _wrapped(words: list[str]) -> list[str]:
-    """Words joined to lines, none of them broken."""
-    lines = words[:1]
-    for word in words[1:]:
-        if len(lines[-1]) + len(word) > WIDTH - 8:
-            lines.append(word)
-        else:
-            lines[-1] += f" {word}"
-    return lines
-
-
 def _lines(note: Note) -> list[str]:
     value = "{...}" if isinstance(note.value, dict) else spell(note.value)
     text = f"{note.became or 'nothing to set'}: {note.text}"
-    return [f"{note.key}={value}", *textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")]
+    return [f"{note.key}={value}", *wrapped(text, 4)]
 
 
 def _words(translation: Translation) -> str:

@@ -1,4 +1,7 @@
-"""`zerokit dashboard PROJECT`: create the saved W&B workspace for a project's runs, or show what it would hold."""
+"""`zerokit dashboard [ENTITY/]PROJECT [--name NAME] [--dry-run]`: save a W&B workspace for the runs of a project.
+
+NAME is that of the workspace, by default zerokit. --dry-run prints what it would hold as JSON and sends nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import argparse
 import json
 from importlib.util import find_spec
 
+from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError
 
-USAGE = "zerokit dashboard [ENTITY/]PROJECT [--name NAME] [--dry-run]"
+USAGE = usage(__doc__)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,10 +28,10 @@ def main(words: list[str]) -> int:
     """
     from zerokit.tracker.dashboard import specification
 
-    parser = _Parser(prog="zerokit dashboard", usage=USAGE, description=__doc__, allow_abbrev=False)
+    parser = _Parser(allow_abbrev=False, add_help=False)
     parser.add_argument("project")
     parser.add_argument("--name", default="zerokit")
-    parser.add_argument("--dry-run", action="store_true", help="print the specification, send nothing")
+    parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args(words)
     entity, _, project = args.project.rpartition("/")
     if not project or "/" in entity:

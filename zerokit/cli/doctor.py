@@ -1,20 +1,25 @@
-"""`zerokit doctor`: what this machine has and what would go wrong, each line with the remedy."""
+"""`zerokit doctor [--quick] [FOLDER]`: what this machine has and what would go wrong, each line with the remedy.
+
+Runs would be written to FOLDER, by default outputs. --quick measures nothing. The exit status is 1 if something would
+fail.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
 
+from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError
 
-USAGE = "zerokit doctor [--quick] [FOLDER]"
+USAGE = usage(__doc__)
 MARKS = {"ok": "+", "note": "!", "bad": "x"}
 WIDTH = 79
 INDENT = 20
 
 
 def main(words: list[str]) -> int:
-    """Print the findings; --quick measures nothing. Runs would be written to FOLDER, by default outputs.
+    """Print the findings.
 
     Returns:
         0, or 1 if something would fail.

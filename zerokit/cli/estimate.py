@@ -1,4 +1,8 @@
-"""`zerokit estimate KEY=VALUE ...`: memory, communication and time of a run, without running it."""
+"""`zerokit estimate [GROUP=NAME ...] [KEY=VALUE ...]`: memory and communication of a run, without running it.
+
+The configuration is written as for a run. estimate.hardware=NAME adds times, estimate.world=[2,8] other numbers of
+processes, estimate.json=FILE a file with all figures.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from zerokit.cli.train import parse
 from zerokit.config.compose import compose, prepare
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
+from zerokit.config.terminal import wrapped
 from zerokit.estimate.hardware import Hardware, find
 
 
@@ -24,8 +29,13 @@ def main(words: list[str]) -> int:
         raise ConfigError(
             "zerokit estimate takes one configuration; zerokit -m ... sweep.dry_run=true estimates a sweep."
         )
+    for flag, given in (("--cfg", args.cfg), ("--info", args.info), ("--plot-schedule", args.plot_schedule)):
+        if given:
+            raise ConfigError(f"zerokit estimate does not take {flag}: leave out the word estimate.")
     prepare(args)
     (cfg,) = compose(args)
+    if cfg.estimate.json is not None:
+        _check_writable(Path(cfg.estimate.json))
     known = None if cfg.estimate.hardware in (None, "measure") else find(cfg.estimate.hardware)  # before torch is there
     # torch says so at import; nothing here needs NumPy.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
@@ -41,6 +51,12 @@ def main(words: list[str]) -> int:
     return 0
 
 
+def _check_writable(path: Path) -> None:
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        problem = "that is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise ConfigError(f"estimate.json={path}: cannot be written: {problem}.")
+
+
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
@@ -54,5 +70,5 @@ def _chosen(cfg: Config, hardware: Hardware | None) -> Config:
     from zerokit.estimate.machine import default_world, hardware_of
 
     choice = choose(cfg, default_world(cfg), hardware or hardware_of(cfg))
-    print("\n".join([*choice.why(choice.fitting[0]), ""]))
+    print("\n".join(line for text in choice.why(choice.fitting[0]) for line in wrapped(text)), end="\n\n")
     return choice.fitting[0].cfg

@@ -1,17 +1,22 @@
-"""`zerokit export PATH [FOLDER] [--dtype bf16]`: a state's weights as a model that other programs load."""
+"""`zerokit export PATH [FOLDER] [--dtype fp32|bf16|fp16]`: a state's weights as a model that other programs load.
+
+PATH is a state or the output folder of a run, whose newest sound state is taken. safetensors and config.json are
+written into FOLDER, by default model/ in the folder of the run.
+"""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 
+from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError, suggestion
+from zerokit.config.terminal import complain
 from zerokit.state.errors import DamagedState, StateError
 from zerokit.state.folder import FOLDER, states_at
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-USAGE = "Give a state or the folder of a run: zerokit export PATH [FOLDER] [--dtype fp32|bf16|fp16]."
+USAGE = f"Give a state or the folder of a run: {usage(__doc__)}."
 
 
 def main(words: list[str]) -> int:
@@ -32,13 +37,13 @@ def main(words: list[str]) -> int:
         try:
             files = export(state, target, dtype=DTYPES[dtype])
         except DamagedState as error:
-            print(f"zerokit: {error}", file=sys.stderr)
+            complain(error)
         except StateError as error:
-            print(f"zerokit: {error}", file=sys.stderr)
+            complain(error)
             return 1
         else:
             if state != states[0]:
-                print(f"zerokit: exported {state} instead.", file=sys.stderr)
+                complain(f"exported {state} instead.")
             print("\n".join(str(target / file) for file in files))
             return 0
     return 1

@@ -1,20 +1,23 @@
-"""`zerokit --help` and `zerokit help [GROUP | GROUP=NAME]`: what can be chosen and set."""
+"""`zerokit help [COMMAND | GROUP | GROUP=NAME | SECTION]`: what can be chosen and set; without a word, an overview."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import textwrap
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from zerokit.cli.overlay import comment
+from zerokit.cli.overlay import page as overlay_page
+from zerokit.cli.page import page
 from zerokit.config import registry
 from zerokit.config.docs import option_docs
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.parse import defaults, describe, spell
 from zerokit.config.paths import CONF, choices
 from zerokit.config.schema import SECTIONS
-
-WIDTH = 79
+from zerokit.config.terminal import WIDTH, wrapped
 
 GROUPS = {
     "zero": "how the training's state is divided among the processes",
@@ -29,6 +32,7 @@ GROUPS = {
     "experiment": "overlays: a whole experiment under one name",
     "debug": "overlays: quick runs to look for mistakes",
 }
+OVERLAYS = ("experiment", "debug")
 
 USAGE = """\
 zerokit trains PyTorch models with the Zero Redundancy Optimizer (ZeRO).
@@ -39,6 +43,7 @@ Usage
   zerokit help GROUP=NAME                          every option of a choice
   zerokit help train                               options of the loop; also
                                                    batch, state, run, sweep
+  zerokit COMMAND --help                           what a command takes
   zerokit estimate [KEY=VALUE ...]                 memory and speed, not run
   zerokit report FOLDER                            compare a sweep's cells,
                                                    or show a run again
@@ -85,21 +90,42 @@ def main(words: list[str]) -> int:
     Raises:
         ConfigError: if there is no such group, choice or section.
     """
-    if len(words) > 1:
-        raise ConfigError("Give one group, choice or section: zerokit help [GROUP | GROUP=NAME].")
-    section, _, name = words[0].partition("=") if words else ("", "", "")
-    if not section:
-        print(_overview())
-    elif name:
-        print(_choice(section, name))
-    elif section in GROUPS:
-        print(_group(section))
-    elif section in SECTIONS:
-        print(_section(section))
-    else:
-        known = dict.fromkeys((*GROUPS, *SECTIONS))
-        raise ConfigError(f"There is no group '{section}'.{suggestion(section, known)} Groups: {', '.join(known)}.")
+    match words:
+        case []:
+            print(_overview())
+        case [word] if "=" in word:
+            group, _, name = word.partition("=")
+            print(_choice(group, name))
+        case [word]:
+            print("\n\n".join(_pages(word)))
+        case _:
+            raise ConfigError("Give one word: zerokit help [COMMAND | GROUP | GROUP=NAME | SECTION].")
     return 0
+
+
+def names() -> list[str]:
+    """Return what there is a page of: groups, sections and commands."""
+    from zerokit.cli import COMMANDS
+
+    return list(dict.fromkeys((*GROUPS, *SECTIONS, *COMMANDS)))
+
+
+def _pages(name: str) -> list[str]:
+    """A word may be both a command and a section, such as `estimate`."""
+    from zerokit.cli import COMMANDS
+
+    pages = []
+    if name in COMMANDS:
+        module = importlib.import_module(COMMANDS[name].partition(":")[0])
+        pages.append("\n".join(page(module.__doc__)))
+    if name in GROUPS:
+        pages.append(_group(name))
+    elif name in SECTIONS:
+        pages.append(_section(name))
+    if not pages:
+        hint = suggestion(name, names())
+        raise ConfigError(f"There is no help on '{name}'.{hint} There is on: {', '.join(names())}.")
+    return pages
 
 
 def _overview() -> str:
@@ -107,7 +133,7 @@ def _overview() -> str:
     chosen = default_choices()
     for group, meaning in GROUPS.items():
         names = [f"{name}*" if name == chosen.get(group) else name for name in all_choices(group)]
-        lines += [f"  {group:<14} {meaning}", *_wrapped(" ".join(names), 17)]
+        lines += [f"  {group:<14} {meaning}", *wrapped(" ".join(names), 17)]
     lines += ["", "Options used most (zerokit help train shows all)"]
     lines += [f"  {line}" for line in _most_used()]
     return "\n".join([*lines, "", EXAMPLES.rstrip()])
@@ -120,7 +146,7 @@ def _most_used() -> list[str]:
         section, _, option = key.partition(".")
         docs = option_docs(SECTIONS[section])
         meaning = docs.get(option) or docs[f"{option}_"]
-        lines.append(f"{key:<16} {textwrap.shorten(meaning, WIDTH - 19, placeholder=' ...')}")
+        lines.append(f"{key:<16} {textwrap.shorten(meaning, WIDTH - 20, placeholder=' ...')}")
     return lines
 
 
@@ -128,10 +154,10 @@ def _group(group: str) -> str:
     chosen = default_choices().get(group)
     lines = [f"{group}: {GROUPS[group]}", ""]
     for name in all_choices(group):
-        comment = _comments(CONF / group / f"{name}.yaml")
         mark = " (default)" if name == chosen else ""
-        lines += [f"  {group}={name}{mark}", *_wrapped(comment[0] if comment else "", 6)]
-    return "\n".join([*lines, "", f"Every option of a choice: zerokit help {group}={chosen or 'NAME'}"])
+        lines += [f"  {group}={name}{mark}", *wrapped(_meaning(group, name), 6)]
+    more = "What one sets and how to run it" if group in OVERLAYS else "Every option of a choice"
+    return "\n".join([*lines, "", f"{more}: zerokit help {group}={chosen or 'NAME'}"])
 
 
 def _choice(group: str, name: str) -> str:
@@ -141,11 +167,10 @@ def _choice(group: str, name: str) -> str:
         names = all_choices(group)
         hint = suggestion(name, names, f"{group}=")
         raise ConfigError(f"{group}={name}: there is no such {group}.{hint} Choices: {', '.join(names)}.")
-    file = CONF / group / f"{name}.yaml"
-    if group in ("experiment", "debug"):
-        return file.read_text().rstrip()
+    if group in OVERLAYS:
+        return "\n".join(overlay_page(group, name))
     kind, values = options_of(group, name)
-    return "\n".join([f"{group}={name}", *_comments(file), "", *_options(group, kind, values)])
+    return "\n".join([f"{group}={name}", *wrapped(_meaning(group, name)), "", *_options(group, kind, values)])
 
 
 def options_of(group: str, name: str) -> tuple[type, dict[str, Any]]:
@@ -157,7 +182,8 @@ def options_of(group: str, name: str) -> tuple[type, dict[str, Any]]:
 
 def _section(section: str) -> str:
     values = _load(CONF / "config.yaml").get(section) or {}
-    return "\n".join([f"{section}: {SECTIONS[section].__doc__}", "", *_options(section, SECTIONS[section], values)])
+    meaning = f"{section}: {SECTIONS[section].__doc__}"
+    return "\n".join([*wrapped(meaning), "", *_options(section, SECTIONS[section], values)])
 
 
 def _options(section: str, kind: type, values: dict[str, Any]) -> list[str]:
@@ -166,7 +192,7 @@ def _options(section: str, kind: type, values: dict[str, Any]) -> list[str]:
     lines = []
     for field, (key, default) in zip(dataclasses.fields(kind), defaults(kind).items(), strict=True):
         lines.append(f"  {section}.{key}={spell(values.get(key, default))}")
-        lines += _wrapped(f"{docs.get(field.name, '')} ({describe(hints[field.name])})".strip(), 6)
+        lines += wrapped(f"{docs.get(field.name, '')} ({describe(hints[field.name])})".strip(), 6)
     return lines or ["  no options"]
 
 
@@ -188,17 +214,6 @@ def _load(file: Path) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.load(file))
 
 
-def _comments(file: Path) -> list[str]:
-    """Return the comment lines at the top of a YAML file, without those for Hydra."""
-    comments = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @"):
-            comments.append(line.removeprefix("#").removeprefix(" "))
-    return comments
-
-
-def _wrapped(text: str, indent: int) -> list[str]:
-    space = " " * indent
-    return textwrap.wrap(text, WIDTH, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+def _meaning(group: str, name: str) -> str:
+    file = CONF / group / f"{name}.yaml"
+    return comment(file).meaning if file.exists() else ""

@@ -1,12 +1,17 @@
-"""`zerokit report FOLDER [baseline=CELL]`: write the report of a run or a sweep from what it left."""
+"""`zerokit report FOLDER [baseline=CELL]`: write the report of a run or a sweep from what it left.
+
+FOLDER is the output folder of a run, or one with such folders at any depth, as of a sweep. CELL is the number, label or
+folder of the cell that the others are compared with, by default the first that finished.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError
 
-USAGE = "zerokit report FOLDER [baseline=CELL]"
+USAGE = usage(__doc__)
 
 
 def main(words: list[str]) -> int:

@@ -1,13 +1,17 @@
-"""`zerokit schema [GROUP | --write FOLDER]`: the JSON Schema of the configuration, for editors."""
+"""`zerokit schema [GROUP | --write FOLDER]`: the JSON Schema of the configuration or of a group's file, for editors.
+
+--write puts one file for each into FOLDER and prints the line that a YAML file of yours begins with.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError, suggestion
 
-USAGE = "zerokit schema [GROUP | --write FOLDER]"
+USAGE = usage(__doc__)
 LINE = "# yaml-language-server: $schema={path}"
 """First line of a YAML file for editors that use yaml-language-server (VS Code, Neovim, Helix)."""
 
@@ -23,7 +27,7 @@ def main(words: list[str]) -> int:
             print(_text(""))
         case ["--write", folder]:
             _write(Path(folder))
-        case [group] if not group.startswith("-"):
+        case [group] if group and not group.startswith("-"):
             print(_text(group))
         case _:
             raise ConfigError(f"Cannot read '{' '.join(words)}'. Usage: {USAGE}.")

@@ -1,4 +1,8 @@
-"""`zerokit state PATH [--verify]`: the states of a run, and whether they are sound."""
+"""`zerokit state PATH [--verify]`: list the saved states of a run, and whether they are sound.
+
+PATH is the output folder of a run or one of its states. --verify reads every byte; without it lengths of files and the
+digests of the manifests are checked. The exit status is 1 if a state is damaged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`zerokit [train] KEY=VALUE ...`: check the configuration, then let Hydra run each job."""
+"""`zerokit [train] [GROUP=NAME ...] [KEY=VALUE ...] [-m]`: check the configuration, then run each job."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from zerokit.config.arguments import arguments
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
+from zerokit.config.terminal import complain
 from zerokit.launch.environment import joined_rank
 from zerokit.sweep.task import JobFailed, Task
 
@@ -22,10 +24,6 @@ def main(words: list[str]) -> int:
     Raises:
         ConfigError: if the configuration of any job cannot be run; nothing has been started or written then.
     """
-    if {"-h", "--help"} & set(words):
-        from zerokit.cli.help import main as show_help
-
-        return show_help([])
     # torch says so at import; nothing here needs NumPy.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     rank = joined_rank()
@@ -43,7 +41,7 @@ def _lead(words: list[str]) -> int:
     try:
         status = _run(words)
     except ConfigError as error:
-        print(f"zerokit: {error}", file=sys.stderr)
+        complain(error)
         status = 2
     except SystemExit as ended:
         if ended.code == 1:  # a failure: other ranks may hang, and the launcher ends them
@@ -100,7 +98,7 @@ def parse(words: list[str]) -> Namespace:
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
-    parser.prog = "zerokit"
+    parser.error = _refuse
     parser.add_argument("--plot-schedule", action="store_true")
     args, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
@@ -113,6 +111,10 @@ def parse(words: list[str]) -> Namespace:
     return args
 
 
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message.removeprefix('argument ')}. See zerokit --help.")
+
+
 def _hydra(args: Namespace, task: Task) -> int:
     import hydra
 
@@ -123,12 +125,19 @@ def _hydra(args: Namespace, task: Task) -> int:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
         except JobFailed as error:
             if not task.told:  # the job ran, and printed, elsewhere
-                print(f"zerokit: {error}", file=sys.stderr)
+                complain(error)
             return 1
         except ValueError as error:
             if "No trials are completed yet" not in str(error):  # Optuna's word for a search in which all cells failed
                 raise
             return 1
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise ConfigError(
+                f"Cannot use {error.filename}: {error.strerror}. Choose another output folder: hydra.run.dir=DIR, of a "
+                "sweep hydra.sweep.dir=DIR."
+            ) from error
     return 0
 
 

@@ -78,7 +78,7 @@ def compose(args: Namespace) -> list[Config]:
     Raises:
         ConfigError: if any of them cannot be run.
     """
-    with translated():
+    with _readable(args), translated():
         setup_globals()
         loader = ConfigLoaderImpl(_search_path(args))
         name = args.config_name or "config"
@@ -113,6 +113,16 @@ def translated() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise translate(error) from error
+
+
+@contextmanager
+def _readable(args: Namespace) -> Iterator[None]:
+    """Turn what reading YAML files raises into a `ConfigError`."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        folders = " or ".join(folder for folder in (args.config_dir, args.config_path) if folder) or CONF
+        raise ConfigError(f"A YAML file in {folders} cannot be read: {error}.") from error
 
 
 def _checked(composed: DictConfig) -> Config:
@@ -169,7 +179,11 @@ def _hydra_defaults(args: Namespace) -> list[str]:
     if args.config_path is None and args.config_name is None:
         return []
     primary = Path(args.config_path or CONF) / f"{(args.config_name or 'config').removesuffix('.yaml')}.yaml"
-    with translated():
+    if Path(args.config_path or CONF).is_dir() and not primary.exists():  # else that of zerokit would be taken
+        raise ConfigError(
+            f"There is no config '{primary.name}' in {primary.parent}; see --config-path and --config-name."
+        )
+    with _readable(args), translated():
         if not primary.exists() or "hydra" in (OmegaConf.load(primary) or {}):
             return []
         own = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
@@ -198,6 +212,11 @@ def _sweep(master: DictConfig, words: list[str]) -> list[list[str]]:
     overrides = parser.parse_overrides([*own, *words])
     fixed = [o.input_line for o in overrides if o.is_hydra_override()]
     task = [o for o in overrides if not o.is_hydra_override()]
+    for override in overrides:
+        if override.is_discrete_sweep() and not any(True for _ in override.sweep_string_iterator()):
+            raise ConfigError(
+                f"{override.input_line.lstrip('+')}: expected at least one value to sweep over; there is none."
+            )
     if not master.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return [fixed + [o.input_line for o in task if not o.is_sweep_override()]]
     return [fixed + list(job) for batch in BasicSweeper.split_arguments(task, None) for job in batch]

@@ -105,11 +105,18 @@ def text_corpus(patterns: tuple[str, ...], percent: int) -> Corpus:
     train, held_out = [], []
     files = matching_files(list(patterns))
     for path in files:
-        content = path.read_bytes()
+        content = _content(path)
         cut = len(content) - len(content) * percent // 100
         train.append(content[:cut])
         held_out.append(content[cut:])
     return corpus_of(train, held_out, len(files))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"data.files: {path} cannot be read: {error.strerror}") from error
 
 
 def build_text(options, seed: int) -> TokenSource:

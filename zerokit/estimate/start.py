@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerokit.config.identity import digest
 from zerokit.config.schema import Config
+from zerokit.config.terminal import say, wrapped
 from zerokit.estimate.apart import apart
 from zerokit.launch import finished, launch
 from zerokit.launch.environment import joined_rank
@@ -77,7 +78,7 @@ def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
     candidate, attempts = choice.fitting[0], []
     while True:
         why, made = choice.why(candidate), candidate.prediction
-        print("\n".join(why), flush=True)
+        say("\n".join(line for text in why for line in wrapped(text)))
         done = finished(candidate.cfg, run_dir)
         attempts.append({"choice": str(candidate), "predicted_gib": made.predicted_gib, "predicted_s": made.seconds,
                          "status": "running", "error": None})  # fmt: skip
@@ -90,7 +91,7 @@ def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
             _record(run_dir, attempts, "failed", str(error).splitlines()[0])
             if following is None or joined_rank() is not None:
                 raise
-            print(f"zero=auto: {candidate} ran out of memory.", flush=True)
+            say(f"zero=auto: {candidate} ran out of memory.")
             candidate = following
             continue
         if done is not None:  # it was left as it is

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.config.schema import Config
+from zerokit.config.terminal import say
 from zerokit.launch.environment import joined_rank
 from zerokit.state.folder import FOLDER
 from zerokit.state.lock import locked
@@ -47,7 +48,7 @@ def launch(
     with locked(run_dir):
         check_config(config.to_dict(), run_dir)
         if (done := finished(config, run_dir)) is not None:
-            print(f"nothing left to do: step {done['steps']} of {config.train.steps}, in {run_dir}", flush=True)
+            say(f"nothing left to do: step {done['steps']} of {config.train.steps}, in {run_dir}")
             return done
         OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
         for name, text in (notes or {}).items():

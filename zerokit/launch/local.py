@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import signal
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from zerokit.config import schema
 from zerokit.config.batch import resolve_batch
 from zerokit.config.checks import CPU_PROCESSES
 from zerokit.config.errors import ConfigError
+from zerokit.config.terminal import complain
 from zerokit.fault import Ended
 from zerokit.launch.errors import TrainingFailed
 from zerokit.launch.relay import RELAYED, Interrupted, Relay
@@ -158,7 +158,7 @@ def _announce(run_dir: Path, failure: TrainingFailed, restart: int, team: Team) 
     """Say on the terminal and in `logs/launcher.log` that the workers start again, and why."""
     most = team.config.launch.max_restarts
     text = f"{failure.headline}\nzerokit: restart {restart} of {most} with {len(team.members)} processes"
-    print(f"zerokit: {text}", file=sys.stderr, flush=True)
+    complain(text)
     now = datetime.now().isoformat(timespec="seconds")
     with (run_dir / "logs" / "launcher.log").open("a", encoding="utf-8") as file:
         file.write(f"{now} {failure}\n{now} {text.splitlines()[1]}\n")

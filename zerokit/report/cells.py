@@ -65,14 +65,14 @@ class Cell:
         """Peak bytes of the fullest rank."""
         if self.run is None:
             return None
-        ranks = [value for gib in _list(self.run.summary.get("max_allocated_gib")) if (value := _number(gib))]
+        ranks = [value for gib in self.run.items("max_allocated_gib") if (value := _number(gib))]
         gib = max(ranks) if ranks else self.run.last("memory/max_allocated_gib")
         return gib * GIB if gib else None
 
     @property
     def memory(self) -> dict[str, float]:
         """Bytes of the fullest rank by kind; empty where they are not known."""
-        ranks = [row for row in _list(self.run.summary.get("memory")) if isinstance(row, dict)] if self.run else []
+        ranks = [row for row in self.run.items("memory") if isinstance(row, dict)] if self.run else []
         rows = [{kind: _number(row.get(kind)) or 0.0 for kind in KINDS} for row in ranks]
         return max(rows, key=lambda row: sum(row.values()), default={})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import yaml
 
 from zerokit.train.metrics import counted, read_metrics
+
+log = logging.getLogger(__name__)
 
 FILES = ("metrics.jsonl", "summary.json", "config.yaml")
 
@@ -60,6 +63,11 @@ class Run:
         value = self.summary.get(name)
         return value if isinstance(value, dict) else {}
 
+    def items(self, name: str) -> list[Any]:
+        """Return a list in the summary or, where it has none, an empty one."""
+        value = self.summary.get(name)
+        return value if isinstance(value, list) else []
+
     def choice(self, group: str) -> str | None:
         """Return the name that the config chose in a group."""
         value = self.config.get(group)
@@ -90,7 +98,8 @@ def _read(path: Path, parse: Any, error: type[Exception]) -> dict[str, Any]:
         return {}
     try:
         value = parse(path.read_text(encoding="utf-8", errors="replace"))
-    except error:
+    except (OSError, error) as problem:
+        log.warning("%s was left out: %s", path, str(problem).splitlines()[0])
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -49,7 +49,7 @@ def curves(run: Run) -> str:
 
 def memory(run: Run) -> str:
     """Memory of each rank by kind, and what its model states would have taken at stage 0."""
-    ranks = [row for row in run.summary.get("memory") or [] if isinstance(row, dict)]
+    ranks = [row for row in run.items("memory") if isinstance(row, dict)]
     if not ranks:
         return ""
     stage0 = run.section("stage0")
@@ -102,7 +102,7 @@ def _memory_curve(run: Run) -> str:
         Line("lowest", "third", run.series("memory/min_allocated_gib")),
     ]
     texts = {format_value(value) for line in lines for _, value in line.points}
-    if len(texts) <= 2 and run.summary.get("memory"):
+    if len(texts) <= 2 and run.items("memory"):
         return ""
     return line_chart("Memory", "GiB, peak of the ranks", lines, zero=True)
 

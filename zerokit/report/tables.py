@@ -95,7 +95,7 @@ def _loss(run: Run) -> tuple[str, str, str] | None:
 
 
 def _peak(run: Run) -> float | None:
-    ranks = [value for value in run.summary.get("max_allocated_gib") or [] if value is not None]
+    ranks = [value for value in run.items("max_allocated_gib") if value is not None]
     gib = max(ranks) if ranks else run.last("memory/max_allocated_gib")
     return gib * GIB if gib else None
 
@@ -103,7 +103,7 @@ def _peak(run: Run) -> float | None:
 def _against_stage0(run: Run) -> str:
     states = [
         sum(row.get(kind) or 0 for kind in ("parameters", "gradients", "optimizer"))
-        for row in run.summary.get("memory") or []
+        for row in run.items("memory")
         if isinstance(row, dict)
     ]
     whole = run.section("stage0").get("total")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zerokit.sweep.cell import Cell, Figures, State
-from zerokit.train.console import never_fail_on_characters
+from zerokit.train.console import message, never_fail_on_characters
 from zerokit.train.metrics import GIB, format_bytes, format_count, format_seconds, printable
 from zerokit.train.panel import near
 
@@ -88,7 +88,7 @@ class Board:
 
     def note(self, text: str) -> None:
         """Write one line above the table."""
-        self._console.print(Text(printable(text)), soft_wrap=True)
+        message(self._console, Text(printable(text)))
 
     def finish(self, cells: list[Cell], report: Path | None) -> None:
         """Show the whole table, why cells did not finish, and where the report is (there is none of a dry run)."""
@@ -101,14 +101,14 @@ class Board:
             if cell.reason:
                 first = (cell.reason.strip().splitlines() or [""])[0]
                 text = Text.assemble((f"{cell.label}: ", STYLES[cell.state]), printable(first))
-                self._console.print(text, soft_wrap=True)
+                message(self._console, text)
                 if cell.state is State.FAILED and (cell.folder / "logs").is_dir():
-                    self._console.print(Text(f"  {near(cell.folder)}/logs", style="dim"), soft_wrap=True)
+                    message(self._console, Text(f"  {near(cell.folder)}/logs", style="dim"))
         if report is None:
             return
         if any(not cell.state.over or cell.state in (State.FAILED, State.INTERRUPTED) for cell in cells):
             self._console.print("The same command runs what is missing; finished cells are skipped.")
-        self._console.print(Text(f"report: {near(report)}"), soft_wrap=True)
+        message(self._console, Text(f"report: {near(report)}"))
 
     def _heading(self) -> Text:
         counts = [
@@ -132,7 +132,7 @@ class Board:
     def _line(self, cell: Cell, text: str) -> None:
         self._said[id(cell)] = time.monotonic()
         place = self._place(cell)
-        self._console.print(Text(f"{place} {cell.label}: {text}"), soft_wrap=True)
+        message(self._console, Text(f"{place} {cell.label}: {text}"))
 
     def _place(self, cell: Cell) -> str:
         known = [id(other) for other in self._cells]

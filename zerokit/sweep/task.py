@@ -15,6 +15,7 @@ from zerokit.config import registry
 from zerokit.config.arguments import arguments
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
+from zerokit.config.terminal import complain
 from zerokit.estimate.start import start
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
@@ -72,7 +73,7 @@ class Task:
                     config = grouped(config, Path(hydra.sweep.dir).name)
                 summary = self._run(config, Path(hydra.runtime.output_dir).resolve(), list(hydra.overrides.task))
             except (TrainingFailed, ConfigError) as error:
-                print(f"zerokit: {error}", file=sys.stderr)
+                complain(error)
                 self.told = True
                 if self.many:
                     raise JobFailed(str(error).splitlines()[0]) from error

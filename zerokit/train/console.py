@@ -56,7 +56,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """Write one line above the progress line; the text is shown as it is, without markup."""
-        self._console.print(Text(text), soft_wrap=True)
+        message(self._console, Text(text))
 
     def progress(self, step: int, metrics: dict[str, float] | None = None) -> None:
         """Report that `step` steps are done, each step or less often, with metrics where they were just logged.
@@ -70,7 +70,7 @@ class Console:
         if self.is_terminal:
             self._show(step, force=bool(metrics))
         elif metrics:
-            self._console.print(Text(self._text(step)), soft_wrap=True)
+            message(self._console, Text(self._text(step)))
 
     def finish(self, summary: dict[str, Any], directory: Path) -> None:
         """End the progress line and show the summary of the run that was written to `directory`."""
@@ -154,6 +154,11 @@ class Console:
         elif self._seconds_per_step is not None:
             figures.append(f"{format_seconds((self._steps - step) * self._seconds_per_step)} left")
         return figures
+
+
+def message(console: rich.console.Console, text: Text) -> None:
+    """Print a message as `zerokit.config.terminal.say` does: wrapped between words on a terminal, else as it is."""
+    console.print(text, no_wrap=not console.is_terminal, overflow="ignore", crop=False)
 
 
 class _Terminal(rich.console.Console):

@@ -54,12 +54,16 @@ class MetricsFile:
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics file, in the order of writing; an absent file has none.
 
-    A last line that was cut is left out; other unreadable lines are left out with a warning.
+    A last line that was cut is left out; other unreadable lines, or the whole file, are left out with a warning.
     """
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        log.warning("%s was left out: %s", path, error.strerror)
+        return []
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -45,7 +45,7 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     """The summary in a run's folder; empty where there is none that can be read."""
     try:
         values = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):  # no JSON, or no UTF-8
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -79,7 +79,7 @@ def predicted_facts(run_dir: Path) -> dict[str, Any]:
     """What was predicted for the run before it started; empty where nothing was."""
     try:
         values = json.loads((run_dir / PREDICTION).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):  # no JSON, or no UTF-8
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -25,13 +25,24 @@ def load(source: Any) -> dict[str, Any]:
     if os.path.isdir(source):
         raise ConfigError(f"{os.fspath(source)}: expected a file, this is a folder.")
     if os.path.exists(source):
-        with open(source, encoding="utf-8") as file:
-            return _read(file.read(), os.fspath(source))
+        return _read(_text(source), os.fspath(source))
+    if not os.fspath(source):
+        raise ConfigError("A DeepSpeed configuration is a dict, a path or base64; got an empty text.")
     try:
         text = base64.b64decode(os.fspath(source), altchars=b"-_", validate=True).decode()
     except ValueError as error:
         raise ConfigError(f"{source}: there is no such file, and it is not JSON in base64.") from error
     return _read(text, "base64")
+
+
+def _text(path: str | os.PathLike) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"{os.fspath(path)}: cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{os.fspath(path)}: expected JSON in UTF-8; byte {error.start} is not.") from error
 
 
 def _read(text: str, name: str) -> dict[str, Any]:
