@@ -63,6 +63,10 @@ def test_one_failing_cell_ends_no_other_and_the_same_command_runs_what_is_missin
 
 def test_a_changed_configuration_is_another_cell_and_other_views_are_the_same(tmp_path):
     assert sweep(tmp_path, "zero=stage0,stage1").returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    dry = sweep(tmp_path, "zero=stage0,stage1", "sweep.dry_run=true")
+    assert (dry.returncode, dry.stdout.count("finished *")) == (0, 2), dry.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     same = sweep(tmp_path, "zero=stage0,stage1", "run.tags=[a]", "sweep.parallel=2", "tracker=none")
     assert same.stdout.count("finished *") == 2
     more = sweep(tmp_path, "zero=stage0,stage1", "train.steps=3")
@@ -128,7 +132,7 @@ def test_cells_that_cannot_fit_are_listed_and_skipped_unless_forced(tmp_path):
     assert re.search(r"layers=1 +waiting +\d+ KiB|layers=1 +waiting +[\d.]+ MiB", dry.stdout)
     assert re.search(r"layers=60 +too large +[\d.]+ MiB", dry.stdout)
     assert re.search(r"layers=60: predicted 0\.\d+ GiB of a rank, which may take 0.02 GiB", dry.stdout)
-    assert not list((tmp_path / "sweep").glob("*/")), "nothing was started"
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
 
     real = sweep(tmp_path, *words)
     assert real.returncode == 0
@@ -138,6 +142,24 @@ def test_cells_that_cannot_fit_are_listed_and_skipped_unless_forced(tmp_path):
 
     forced = sweep(tmp_path, *words, "sweep.force=true")
     assert states(tmp_path) == {"layers=1": "finished", "layers=60": "finished"}, forced.stdout
+
+
+def test_a_cell_whose_words_cannot_be_run_together_is_listed_and_the_others_run(tmp_path):
+    result = sweep(tmp_path, "optimizer=onebit_adam,adamw", "zero=stage3")
+    assert result.returncode == 1, result.stderr
+    assert states(tmp_path) == {"onebit_adam": "failed", "adamw": "finished"}
+    reason = cells(tmp_path)["onebit_adam"]["reason"]
+    assert reason.startswith("optimizer=onebit_adam does not work at zero.stage=3")
+    first, last = [line for line in result.stdout.splitlines() if reason in line]
+    assert (first, last) == (f"[1/2] onebit_adam: failed: {reason}", f"onebit_adam: {reason}")
+    assert reason in (tmp_path / "sweep" / "report.html").read_text()
+
+
+def test_words_that_are_wrong_in_every_cell_end_the_sweep_at_once(tmp_path):
+    for words in (["optimizer=onebit_adam", "zero=stage2,stage3"], ["zero=stage0,stage1", "train.bogus=1"]):
+        result = sweep(tmp_path, *words)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def main(words: list[str]) -> int:
     """Train as `words` say and return the exit status.
 
     Raises:
-        ConfigError: if the configuration of any job cannot be run; nothing has been started or written then.
+        ConfigError: if no job can be run, or one names what does not exist; nothing has been started or written then.
     """
     # torch says so at import; nothing here needs NumPy.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
@@ -54,23 +54,23 @@ def _lead(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from zerokit.config.compose import compose, prepare, translated
+    from zerokit.config.compose import compose, jobs, prepare, translated
 
     args = parse(words)
     prepare(args)
     if args.hydra_help or args.info or args.shell_completion or args.cfg in ("hydra", "all"):
         with translated():
             return _hydra(args, Task(list(sys.argv), many=False))
-    configs = compose(args)
     if args.cfg:
-        return _show(configs[0], args.package)
+        return _show(compose(args)[0], args.package)
     if args.plot_schedule:
         from zerokit.cli.schedule import plot
 
-        return plot(configs)
-    if any(config.sweep.dry_run for config in configs):
+        return plot(compose(args))
+    found = jobs(args)
+    if any(isinstance(job, Config) and job.sweep.dry_run for job in found):
         _check_dry_run(args.overrides)
-    task = Task(list(sys.argv), many=len(configs) > 1)
+    task = Task(list(sys.argv), many=len(found) > 1)
     with translated():
         try:
             status = _hydra(args, task)

@@ -78,6 +78,15 @@ def compose(args: Namespace) -> list[Config]:
     Raises:
         ConfigError: if any of them cannot be run.
     """
+    return [_sound(job) for job in jobs(args)]
+
+
+def jobs(args: Namespace) -> list[Config | ConfigError]:
+    """Return for every job its checked configuration, or why its words cannot be run together.
+
+    Raises:
+        ConfigError: if none can be run, or one names a choice that does not exist.
+    """
     with _readable(args), translated():
         setup_globals()
         loader = ConfigLoaderImpl(_search_path(args))
@@ -85,11 +94,13 @@ def compose(args: Namespace) -> list[Config]:
         if not args.multirun:
             single = loader.load_configuration(name, args.overrides, RunMode.RUN, validate_sweep_overrides=False)
             if single.hydra.mode is not RunMode.MULTIRUN:
-                return [_checked(loader.load_configuration(name, args.overrides, RunMode.RUN))]
+                return [_sound(_checked(loader.load_configuration(name, args.overrides, RunMode.RUN)))]
         master = loader.load_configuration(name, args.overrides, RunMode.MULTIRUN)
-        return [
-            _checked(loader.load_configuration(name, words, RunMode.RUN)) for words in _sweep(master, args.overrides)
-        ]
+        swept = _sweep(master, args.overrides)
+        made = [_checked(loader.load_configuration(name, words, RunMode.RUN)) for words in swept]
+        # Only zerokit's own launcher goes on after a job that fails.
+        lenient = master.hydra.launcher._target_.endswith(".ZerokitLauncher")
+        return made if lenient and any(isinstance(job, Config) for job in made) else [_sound(job) for job in made]
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -125,7 +136,13 @@ def _readable(args: Namespace) -> Iterator[None]:
         raise ConfigError(f"A YAML file in {folders} cannot be read: {error}.") from error
 
 
-def _checked(composed: DictConfig) -> Config:
+def _sound(job: Config | ConfigError) -> Config:
+    if isinstance(job, ConfigError):
+        raise job
+    return job
+
+
+def _checked(composed: DictConfig) -> Config | ConfigError:
     """Check a config before Hydra runs it: what Hydra fills in for each job gets a stand-in, for interpolations."""
     _refuse_targets(OmegaConf.to_container(composed.hydra), "hydra")
     with open_dict(composed.hydra):
@@ -135,6 +152,8 @@ def _checked(composed: DictConfig) -> Config:
     HydraConfig.instance().set_config(composed)
     try:
         return to_config(composed)
+    except ConfigError as error:
+        return error
     finally:
         HydraConfig.instance().cfg = None
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from zerokit.config.compose import to_config
 from zerokit.config.errors import ConfigError
@@ -45,19 +46,26 @@ class Sweep:
         self._board: Board | None = None
         self._lock: int | None = None
         self._predictor: Predictor | None = None
-        self._dry = False
+        self._dry = bool(OmegaConf.select(config, "sweep.dry_run", default=False))
+        if self._dry:  # Hydra's sweeper leaves its multirun.yaml in the folder
+            self._nowhere = TemporaryDirectory()
+            with flag_override(config, "readonly", False):
+                config.hydra.sweep.dir = self._nowhere.name
 
     def launch(self, overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Run a batch of cells and return what came out; a failed one has no value, and never raises."""
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-        self._dry = bool(OmegaConf.select(self._config, "sweep.dry_run", default=False))
         self._open()
         batch = [self._cell(list(words), first + place) for place, words in enumerate(overrides)]
         self.cells += batch
         label_all(self.cells, self._config.hydra.overrides.task)
         self._write()
         with self._board, _terminated_as_interrupt():
+            self._board.show(self.cells)
+            for cell in batch:
+                if cell.state is State.FAILED:
+                    self._board.ended(cell)
             slots = self._slots(batch)
             runnable = [cell for cell in batch if self._is_to_run(cell)]
             self._predict(runnable, slots[0])
@@ -79,13 +87,15 @@ class Sweep:
         if self._predictor is not None:
             self._predictor.close()
         self._write()
+        if self._dry:
+            self._nowhere.cleanup()
         self._board.finish(self.cells, None if self._dry else write_report(self.folder))
         return 1 if any(cell.state is State.FAILED for cell in self.cells) else 0
 
     def _open(self) -> None:
         if self._board is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if not self._dry:
+                self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = manifest.lock(self.folder)
             self._board = Board(self.folder)
             self._task.sweep = self
@@ -96,7 +106,7 @@ class Sweep:
             composed.hydra.job.id, composed.hydra.job.num = str(number), number
         try:
             config = grouped(to_config(composed), self.folder.name)
-        except ConfigError as error:  # a search meets such cells; those of a grid have been checked before
+        except ConfigError as error:  # its words cannot be run together
             cell = Cell(words, self.folder / f"cell-{number}", None, state=State.FAILED, reason=str(error))
         else:
             cell = Cell(words, self.folder / str(composed.hydra.sweep.subdir), config)
