@@ -26,6 +26,9 @@ from bench.model import options_of
 from bench.results import write
 from bench.systems import NAMES, Setup, parse
 from bench.systems.zerokit import config_of
+from zerokit.config.schema import Config
+from zerokit.estimate.hardware import TABLE, Hardware, find
+from zerokit.estimate.machine import this_gpu
 
 GIB = 1 << 30
 CELLS = (
@@ -73,6 +76,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     for cell in cells:
         if len(cell) != 2 or cell[0] not in CASES or not cell[1].startswith("zerokit-"):
             parser.error(f"--cells: expected CASE/zerokit-STAGE[:options]; got '{'/'.join(cell)}'.")
+        try:
+            configured(*cell, args.nproc, args.device)
+        except ValueError as error:
+            parser.error(f"--cells {'/'.join(cell)}: {error}")
     if args.results:
         args.cells = [cell for path in args.results for cell in recorded(path)]
         if not args.cells:
@@ -112,13 +119,12 @@ def recorded(path: Path) -> list[Cell]:
     return cells
 
 
-def predict(case_name: str, system: str, nproc: int, device: str, hardware: str | None) -> dict[str, Any]:
-    """What zerokit predicts for a cell."""
-    from zerokit.config.schema import Config
-    from zerokit.estimate.hardware import TABLE, find
-    from zerokit.estimate.machine import this_gpu
-    from zerokit.estimate.simulate import Simulator
+def configured(case_name: str, system: str, nproc: int, device: str) -> Config:
+    """The configuration that a cell's runs have.
 
+    Raises:
+        ValueError: the system, its precision or another of its options is unknown.
+    """
     case, parsed = CASES[case_name], parse(system)
     options = {key: value for key, value in parsed.options.items() if key != "precision"}
     setup = Setup(case, 0, nproc, torch.device(device), NAMES[parsed.name][2], options, _precision(system))
@@ -127,11 +133,16 @@ def predict(case_name: str, system: str, nproc: int, device: str, hardware: str 
     config["batch"] = {"micro": case.micro, "accumulation": case.accumulation}
     config["model"] = {"name": case.family, **dataclasses.asdict(options_of(case))}
     data = {"name": "synthetic", "seq_len": case.seq_len, "vocab_size": case.vocab_size, "samples": 16, "held_out": 1}
-    cfg = Config.from_dict(config | {"data": data, "scheduler": {"name": "constant"}, "tracker": {"name": "none"}})
-    chosen = find(hardware) if hardware else this_gpu() if device == "cuda" else TABLE["cpu"]
+    return Config.from_dict(config | {"data": data, "scheduler": {"name": "constant"}, "tracker": {"name": "none"}})
+
+
+def predict(cfg: Config, nproc: int, hardware: Hardware) -> dict[str, Any]:
+    """What zerokit predicts for a cell."""
+    from zerokit.estimate.simulate import Simulator
+
     began = time.perf_counter()
-    prediction = Simulator(cfg, chosen).predict(cfg, nproc)
-    return prediction.to_dict() | {"took_s": time.perf_counter() - began, "hardware": chosen.name}
+    prediction = Simulator(cfg, hardware).predict(cfg, nproc)
+    return prediction.to_dict() | {"took_s": time.perf_counter() - began, "hardware": hardware.name}
 
 
 def _precision(system: str) -> str:
@@ -192,9 +203,10 @@ def main(argv: list[str] | None = None) -> Path:
         ran = json.loads(args.results[0].read_text(encoding="utf-8"))["facts"]
         facts |= {key: ran[key] for key in ("gpu", "torch")}
     device = "cuda" if args.results else args.device
-    predictions = [predict(c.case, c.system, c.nproc, device, args.hardware) for c in args.cells]
+    hardware = find(args.hardware) if args.hardware else this_gpu() if device == "cuda" else TABLE["cpu"]
+    predictions = [predict(configured(c.case, c.system, c.nproc, device), c.nproc, hardware) for c in args.cells]
     clock = Clock(args.budget, args.timeout)
-    result = {"facts": facts, "nproc": args.nproc, "hardware": predictions[0]["hardware"], "cells": []}
+    result = {"facts": facts, "nproc": args.nproc, "hardware": hardware.name, "cells": []}
     gpu = facts["gpu"].removeprefix("NVIDIA ").replace(" ", "-")
     path = args.out / f"{facts['date'][:19].replace(':', '-')}_{args.nproc}x{gpu}_estimate.json"
     for cell, predicted in zip(args.cells, predictions, strict=True):

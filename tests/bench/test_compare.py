@@ -118,7 +118,10 @@ def test_predictions_stand_beside_what_was_measured(tmp_path):
     assert len(path.with_suffix(".md").read_text().splitlines()) == 8
 
 
-@pytest.mark.parametrize("cell", ["tiny", "none/zerokit-3", "tiny/fsdp2"])
+MISTAKES = ("tiny", "none/zerokit-3", "tiny/fsdp2", "tiny/zerokit-7", "tiny/zerokit-2:precision=fp8")
+
+
+@pytest.mark.parametrize("cell", [*MISTAKES, "tiny/zerokit-2:checkpointing=half", "tiny/zerokit-2:nonsense=1"])
 def test_a_wrong_cell_is_refused(cell, capsys):
     with pytest.raises(SystemExit):
         estimate.arguments(["--cells", cell])
