@@ -106,7 +106,7 @@ def test_a_finished_run_is_shown_with_figures_charts_and_tables(run_dir):
         "training 7.900 → 2.002",
         "tokens/s 48.2k",
         "peak memory per rank 4.25 GiB",
-        "model states 2.50 GiB, at stage 0 5.00 GiB",
+        "model states 2.50 GiB, 5.00 GiB at stage 0",
         "torch 2.13.0",
         "optimizer.lr 0.001",
         "return x",
@@ -204,15 +204,43 @@ def test_any_file_may_be_missing_or_broken(run_dir, name, content):
     assert "zerokit" in page(run_dir).text
 
 
+@pytest.mark.parametrize("odd", ["x", [1], {"a": 1}, None, True, math.inf, -1])
+def test_any_field_of_the_summary_may_be_of_another_kind(run_dir, odd):
+    summary = json.loads((run_dir / "summary.json").read_text()) | {"predicted_gib": 1.0, "tokens": 5, "loss": 1.0}
+    for key, value in summary.items():
+        change_summary(run_dir, **(summary | {key: odd}))
+        assert "Training" in page(run_dir).text
+        for part in value if isinstance(value, dict) else ():
+            change_summary(run_dir, **(summary | {key: value | {part: odd}}))
+            assert "Training" in page(run_dir).text
+
+
+def test_small_values_have_a_small_unit(run_dir):
+    with MetricsFile(run_dir / "metrics.jsonl") as metrics:
+        for step in range(10, 401, 10):
+            metrics.log({"perf/step_time_s": 0.035, "memory/max_allocated_gib": (40 + step / 10) / 1024}, step)
+    labels = [attributes.get("aria-label", "") for _, attributes in page(run_dir).elements]
+    assert any(label.startswith("Step time in ms: step time s from 35 at") for label in labels), labels
+    assert any(
+        label.startswith("Memory in MiB, peak of the ranks: highest from 41 at step 10 to 80") for label in labels
+    )
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="metrics.jsonl"):
         write_report(tmp_path)
 
 
+def test_a_run_that_goes_on_is_no_failure(run_dir):
+    change_summary(run_dir, status="running", seconds=None)
+    text = page(run_dir).text
+    assert "… running" in text and "still going on" in text and "traceback" not in text and "logs/" not in text
+
+
 def test_a_failure_shows_cause_and_advice(run_dir):
     change_summary(run_dir, status="failed", error="rank 1: CUDA out of memory")
     text = page(run_dir).text
-    assert "✕ failed" in text and "rank 1: CUDA out of memory" in text and "zero=stage3" in text
+    assert "✕ failed" in text and "rank 1: CUDA out of memory" in text and "zero=stage3" in text and "logs/" in text
 
 
 def test_values_that_are_not_finite_break_the_line_and_are_counted(run_dir):

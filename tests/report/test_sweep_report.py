@@ -61,10 +61,54 @@ def test_the_page_shows_every_part(folder):
     ):  # fmt: skip
         assert part in page.text
     labels = [attributes.get("aria-label", "") for _, attributes in page.elements]
-    assert any(label.startswith("Training loss") and "8 stage3 bf16 from" in label for label in labels)
+    assert any(
+        label.startswith("Training loss")
+        and "8 stage3 bf16 from" in label
+        and "2 stage0 bf16 = 4 stage1 bf16 = 6 stage2 bf16 from" in label
+        and "; 7 stage3 fp32 from" in label
+        for label in labels
+    )
     assert any(label.startswith("Throughput against memory: stage0 bf16: 98.8k tokens/s") for label in labels)
     text = (folder / "report.html").read_text()
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text.replace("// Reads", ""))
+
+
+def test_losses_that_nearly_agree_are_drawn_in_dashes_of_their_own(folder):
+    text = write_report(folder).read_text()
+    plot = text[text.index("<b>Training loss</b>") :]
+    plot, legend = plot[: plot.index("</svg>")], plot[plot.index('<ul class="legend keys">') : plot.index("</ul>")]
+    styles = re.findall(r'style="stroke:var\(--\w+\);?([^"]*)"', plot)
+    assert len(styles) == len(set(styles)) == 4, "one line for what is equal, and no two of one pattern"
+    assert re.findall(r'style="stroke:var\(--\w+\);?([^"]*)"', legend) == styles
+    assert "= joins cells whose losses are equal" in text
+
+
+def test_one_line_stands_for_cells_that_all_agree(tmp_path):
+    for stage in (0, 1, 2):
+        cell(tmp_path / f"cell{stage}", stage, "fp32", 4.0, stage)
+    assert "equal in all 3 cells" in Page(write_report(tmp_path).read_text()).text
+
+
+@pytest.mark.parametrize("odd", ["x", [1], True, None, 3.5, math.inf])
+def test_any_field_that_cells_are_compared_by_may_be_of_another_kind(folder, odd):
+    place = folder / "stage2-fp32-llama-00000004"
+    for values in ({"world_size": odd}, {"model": {"parameters": odd}}, {"model": odd}, {"why": odd}, {"zero": odd}):
+        change(place, **({"world_size": 8, "zero": {"stage": 2}, "model": {"parameters": 5}} | values))
+        (place / "config.yaml").write_text(json.dumps({"zero": odd, "batch": odd}))
+        assert "5 stage2 fp32" in Page(write_report(folder).read_text()).text
+
+
+def test_what_auto_chose_is_told_and_its_batch_is_compared_as_it_came_out(tmp_path):
+    for stage, batch in ((0, {"global": 4}), (1, {"global": 4, "micro": 2, "accumulation": 1})):
+        cell(tmp_path / f"cell{stage}", stage, "fp32", 4.0, stage)
+        change(tmp_path / f"cell{stage}", predicted={"micro": 2, "accumulation": 1})
+        (tmp_path / f"cell{stage}" / "config.yaml").write_text(json.dumps({"zero": {"stage": stage}, "batch": batch}))
+    change(tmp_path / "cell1", why=["zero=auto: stage 1, checkpointing none.", "The fastest of 24."])
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "chose stage 1, checkpointing none." in text and "same, bit for bit" in text
+    change(tmp_path / "cell1", predicted={"micro": 1, "accumulation": 2})
+    assert parities(load_sweep(tmp_path)) == []
 
 
 def test_on_a_cpu_there_is_no_error_of_the_prediction_and_samples_are_called_so(folder):
@@ -188,7 +232,7 @@ def test_scaling_and_the_largest_model_are_drawn_where_cells_differ_in_them(tmp_
         (tmp_path / name / "config.yaml").write_text(json.dumps({"zero": {"stage": 2}, "batch": {rule: 8}}))
     labels = [a.get("aria-label", "") for _, a in Page(write_report(tmp_path).read_text()).elements]
     (scaling,) = [label for label in labels if label.startswith("Scaling")]
-    assert "strong, stage 2 from 1000 at step 1 to 4000 at step 4" in scaling.replace("k", "000")
+    assert "strong, stage 2 from 1k at ranks 1 to 4k at ranks 4" in scaling
     assert any(label == "stage 2: 4.00k" for label in labels)
 
 

@@ -87,6 +87,18 @@ class Cell:
         return self.run.summary.get("world_size") if self.run else None
 
     @property
+    def stage(self) -> int | None:
+        """ZeRO stage, also where the run chose it itself."""
+        zero = (self.run.section("zero") or self.run.config.get("zero")) if self.run else None
+        return zero.get("stage") if isinstance(zero, dict) else None
+
+    @property
+    def chosen(self) -> str:
+        """What zero=auto chose; empty for other runs."""
+        why = [str(line) for line in self.run.items("why")] if self.run else []
+        return why[0].removeprefix("zero=auto: ") if why else ""
+
+    @property
     def parameters(self) -> int | None:
         """Parameters of the model."""
         return self.run.section("model").get("parameters") if self.run else None

@@ -15,6 +15,8 @@ MAX_NAMED = 4
 MAX_NAME = 14
 """Characters of such a name."""
 LABEL_GAP = 0.075
+DASHES = ("", "9 7", "3 8", "14 4 2 4", "1 6", "6 12", "18 5", "9 4 1 4 1 4")
+"""Patterns for lines that may lie on each other: later ones leave gaps, through which earlier ones are seen."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Line:
     """(step, value); NaN breaks the line."""
     dots: bool = False
     """Whether the points are marked; for series of few points."""
-    dashed: bool = False
-    """Whether it is drawn in dashes, to tell it from another one of its color."""
+    dash: str = ""
+    """SVG's pattern of dashes, so that it is told from others without its color, and not hidden by one on top of it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def line_chart(
     classes = " ".join(["chart", *["wide"] * wide, *["named"] * (1 < len(lines) <= MAX_NAMED), *["many"] * crowded])
     return f"""<figure class="{classes}">
 <figcaption><b>{escape(title)}</b> <span>{escape(unit)}{", log scale" if up.logarithmic else ""}</span></figcaption>
-<div class="frame" role="img" aria-label="{escape(_describe(title, unit, lines))}">
+<div class="frame" role="img" aria-label="{escape(_describe(title, unit, lines, axis))}">
 <div class="y">{ticks(up, "bottom")}</div>
 <div class="plot">{grid(up)}<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">{shapes}</svg>
 {_dots(lines, across, up)}{"" if crowded else _labels(lines, up)}<div class="hair" hidden></div>\
@@ -112,9 +114,13 @@ def bar_chart(title: str, unit: str, bars: list[Bar], labels: dict[str, str]) ->
 
 def _bar(bar: Bar, longest: float, labels: dict[str, str]) -> str:
     shapes, place = [], 0.0
+    whole = sum(size for _, size in bar.parts) or 1.0
     for kind, size in bar.parts:
         width = size / longest * 100
-        shapes.append(f'<rect x="{place:.3f}%" width="{width:.3f}%" height="100%" style="fill:var(--{kind})"/>')
+        shapes.append(
+            f'<rect x="{place:.3f}%" width="{width:.3f}%" height="100%" style="fill:var(--{kind})">'
+            f"<title>{escape(labels[kind])}: {size / whole:.0%}</title></rect>"
+        )
         place += width
     total = f"{place:.3f}%"
     mark = f'<circle class="mark" cx="{bar.mark / longest * 100:.3f}%" cy="9" r="4.5"/>' if bar.mark else ""
@@ -133,8 +139,11 @@ def _shape(line: Line, across: Scale, up: Scale) -> str:
             continue
         path.append(f"{pen}{across.at(step) * 1000:.1f} {(1 - up.at(value)) * 1000:.1f}")
         pen = "L"
-    dashes = ";stroke-dasharray:6 4" if line.dashed else ""
-    return f'<path d="{"".join(path)}" style="stroke:var(--{line.color}){dashes}"/>'
+    return f'<path d="{"".join(path)}" style="{_stroke(line)}"/>'
+
+
+def _stroke(line: Line) -> str:
+    return f"stroke:var(--{line.color})" + (f";stroke-dasharray:{line.dash}" if line.dash else "")
 
 
 def thin(points: list[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
@@ -210,7 +219,11 @@ def _keys(lines: list[Line]) -> str:
     """Return the legend of a chart with several lines, for narrow pages that have no room for names at their ends."""
     if len(lines) < 2:
         return ""
-    items = "".join(key(line.color, line.label) for line in lines)
+    items = "".join(
+        f'<li><svg width="34" height="8" aria-hidden="true"><path d="M1 4H33" style="{_stroke(line)}"/></svg>'
+        f"{escape(line.label)}</li>"
+        for line in lines
+    )
     return f'<ul class="legend keys">{items}</ul>'
 
 
@@ -229,13 +242,13 @@ def _caption(lines: list[Line]) -> str:
     return f'<p class="warn">{escape(" ".join(notes))}</p>' if notes else ""
 
 
-def _describe(title: str, unit: str, lines: list[Line]) -> str:
+def _describe(title: str, unit: str, lines: list[Line], axis: str) -> str:
     parts = []
     for line in lines:
         finite = [(step, value) for step, value in line.points if not math.isnan(value)]
         if finite:
             (first, start), (last, end) = finite[0], finite[-1]
-            span = f"from {format_value(start)} at step {first:g} to {format_value(end)} at step {last:g}"
+            span = f"from {format_value(start)} at {axis} {first:g} to {format_value(end)} at {axis} {last:g}"
             parts.append(f"{line.label} {span}")
     return f"{title} in {unit}: {'; '.join(parts) or 'no finite value'}."
 

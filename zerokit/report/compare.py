@@ -60,6 +60,9 @@ def parities(sweep: Sweep) -> list[Parity]:
 
 def _what_is_computed(cell: Cell) -> str:
     kept = {key: value for key, value in cell.run.config.items() if key not in (*SAME_RESULT, *VIEWS)}
+    batch = {key: cell.run.section("predicted").get(key) for key in ("micro", "accumulation")}
+    if None not in batch.values():  # what any sufficient part of the batch came to, on as many ranks
+        kept["batch"] = batch
     return json.dumps([kept, cell.world, cell.run.summary.get("data_sha256")], sort_keys=True, default=str)
 
 

@@ -22,7 +22,7 @@ def scaling(sweep: Sweep) -> str:
         Line(name, f"c{place}", sorted(points.items()), dots=True)
         for place, (name, points) in enumerate(sorted(series.items()), start=1)
     ]
-    ideal = [Line(f"{line.label}, ideal", line.color, _ideal(line.points), dashed=True) for line in lines[:1]]
+    ideal = [Line(f"{line.label}, ideal", line.color, _ideal(line.points), dash="6 4") for line in lines[:1]]
     return line_chart(
         "Scaling", f"{sweep.counted}/s of all ranks", [*lines, *ideal], zero=True, wide=True, axis="ranks"
     )
@@ -37,26 +37,26 @@ def _batch_rule(cell: Cell) -> str:
     """Return what stays the same as ranks are added: the whole batch (strong) or that of each rank (weak)."""
     batch = cell.run.config.get("batch") if cell.run else None
     batch = batch if isinstance(batch, dict) else {}
-    stage = (cell.run.config.get("zero") or {}).get("stage") if cell.run else None
     rule = "strong" if batch.get("global") is not None else "weak"
-    return f"{rule}, stage {stage}"
+    return f"{rule}, stage {cell.stage}"
 
 
 def largest(sweep: Sweep) -> str:
-    """The largest model that finished at each stage, and the smallest that did not fit."""
+    """The largest model that finished at each stage; "so far" while one of the stage is running."""
     stages: dict[str, list[Cell]] = {}
     for cell in sweep.cells:
-        if cell.run and cell.parameters:
-            stages.setdefault(f"stage {(cell.run.config.get('zero') or {}).get('stage')}", []).append(cell)
-    sizes = {cell.parameters for cells in stages.values() for cell in cells}
+        if cell.run:
+            stages.setdefault(f"stage {cell.stage}", []).append(cell)
+    sizes = {cell.parameters for cells in stages.values() for cell in cells if cell.parameters}
     if len(sizes) < 2:
         return ""
     bars = []
     for stage, cells in sorted(stages.items()):
-        fitting = [cell.parameters for cell in cells if cell.status == "finished"]
+        fitting = [cell.parameters for cell in cells if cell.status == "finished" and cell.parameters]
         if fitting:
             top = float(max(fitting))
-            bars.append(Bar(stage, [("parameters", top)], format_count(top)))
+            growing = any(cell.status == "running" for cell in cells)
+            bars.append(Bar(stage, [("parameters", top)], format_count(top), "so far" if growing else ""))
     if not bars:
         return ""
     return bar_chart("Largest model that fits", escape("parameters of the model"), bars, {"parameters": "parameters"})

@@ -17,6 +17,7 @@ MARKS = {
     "running": "…",
     "too large": "⤢",
 }
+LOGS = "<p>Logs, one of each rank: logs/</p>"
 CHOICES = ("precision", "optimizer", "scheduler", "checkpointing", "data")
 
 
@@ -49,7 +50,7 @@ def _moment(text: object) -> str:
 
 
 def _ending(run: Run) -> str:
-    if run.status == "unfinished":
+    if run.status in ("unfinished", "running"):
         return (
             '<div class="ending"><p>The run is still going on, or ended without writing its summary. '
             "What follows comes from the steps logged so far.</p></div>"
@@ -58,7 +59,7 @@ def _ending(run: Run) -> str:
         return ""
     error = run.summary.get("error")
     cause = f"<p><b>{escape(printable(str(error)))}</b></p>" if error else ""
-    return f'<div class="ending {escape(run.status)}">{cause}<p>{escape(advice(run.summary))}</p></div>'
+    return f'<div class="ending {escape(run.status)}">{cause}<p>{escape(advice(run.summary))}</p>{LOGS}</div>'
 
 
 def _chips(run: Run) -> str:

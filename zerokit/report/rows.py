@@ -7,11 +7,29 @@ from zerokit.report.chart import format_value
 from zerokit.report.compare import frontier, parities, ratio, told
 from zerokit.train.metrics import format_bytes, format_count, printable
 
+TEXTS = ("cell", "state")
+"""Columns that are no figures."""
+
 
 def columns(sweep: Sweep) -> tuple[str, ...]:
     """The headings of the table."""
     known = ("speed", "memory", "of baseline", "predicted", "error", "frontier")
     return ("#", "cell", "state", "loss", f"{sweep.counted}/s", *known)
+
+
+def remarks(sweep: Sweep, baseline: Cell | None) -> list[str]:
+    """Return sentences without which the table cannot be read."""
+    told = [f"★ marks the frontier: no other cell has both more {sweep.counted}/s and less memory."]
+    if baseline is not None:
+        told.append(f"Speed and memory are relative to {baseline.label}.")
+    if any(cell.on_cpu and cell.peak for cell in sweep.cells):
+        told.append(
+            "On a CPU, memory is what a process grew by and the prediction is of tensors alone, so there is no error."
+        )
+    elif any(cell.predicted and cell.peak for cell in sweep.finished()):
+        told.append("The error is how far the predicted memory lies above (+) or below (-) the measured one.")
+    told += [f"{cell.label} chose {cell.chosen}" for cell in sweep.cells if cell.chosen]
+    return told
 
 
 def rows(sweep: Sweep, baseline: Cell | None) -> list[list[str]]:
@@ -46,10 +64,9 @@ def markdown(sweep: Sweep, baseline: Cell | None) -> str:
     if sweep.command:
         lines += [f"    {' '.join(printable(sweep.command).split())}", ""]
     head = columns(sweep)
-    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(head)} |", f"|{''.join('---|' if name in TEXTS else '---:|' for name in head)}"]
     lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in rows(sweep, baseline)]
-    if baseline is not None:
-        lines += ["", f"Speed and memory are relative to {_cell(baseline.label)}."]
+    lines += ["", *(_cell(remark) for remark in remarks(sweep, baseline))]
     checks = [f"- {_cell(told(parity))}" for parity in parities(sweep)]
     lines += ["", "## Do the stages agree?", "", *(checks or ["No two finished cells compute the same thing."])]
     failed = [f"- {_cell(cell.label)} ({cell.status}): {_cell(cell.reason)}" for cell in sweep.cells if cell.reason]

@@ -15,6 +15,13 @@ from zerokit.train.metrics import counted, read_metrics
 
 log = logging.getLogger(__name__)
 
+NUMBERS = ("loss", "loss_first", "predicted_gib", "seconds", "tokens", "tokens_per_sec", "tokens_per_sec_per_gpu")
+NUMBERS += ("world_size",)
+SECTIONS_OF_NUMBERS = {
+    "bits_per_byte": ("first", "last", "validation"),
+    "model": ("parameters",),
+    "stage0": ("parameters", "gradients", "optimizer", "total"),
+}
 FILES = ("metrics.jsonl", "summary.json", "config.yaml")
 
 
@@ -40,6 +47,12 @@ class Run:
     def counted(self) -> str:
         """What throughput counts: tokens or samples."""
         return counted(self.summary)
+
+    @property
+    def loss_unit(self) -> str:
+        """Unit of the training loss."""
+        known = str(self.summary.get("loss_unit") or "")
+        return known or ("nats per token" if self.series("train/bits_per_byte") else "as the model computes it")
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """Return (step, value) of one metric by rising step; of a step that was logged again, the last value counts.
@@ -88,7 +101,7 @@ def load_run(directory: Path) -> Run:
     return Run(
         directory,
         _read(directory / "config.yaml", yaml.safe_load, yaml.YAMLError),
-        _read(directory / "summary.json", json.loads, json.JSONDecodeError),
+        _sound(_read(directory / "summary.json", json.loads, json.JSONDecodeError)),
         read_metrics(directory / "metrics.jsonl"),
     )
 
@@ -102,6 +115,18 @@ def _read(path: Path, parse: Any, error: type[Exception]) -> dict[str, Any]:
         log.warning("%s was left out: %s", path, str(problem).splitlines()[0])
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _sound(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary without values of another kind than its charts and figures count on."""
+    sound = {key: value for key, value in summary.items() if key not in NUMBERS or _is_number(value)}
+    if not isinstance(sound.get("world_size", 0), int):
+        del sound["world_size"]
+    for name, known in SECTIONS_OF_NUMBERS.items():
+        section = sound.get(name)
+        if isinstance(section, dict):
+            sound[name] = {key: value for key, value in section.items() if key not in known or _is_number(value)}
+    return sound
 
 
 def _is_number(value: Any) -> bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from html import escape
 
 from zerokit.report.chart import grid, ticks
 from zerokit.report.scale import Scale, linear
 
-SIZE = (600.0, 270.0)
-"""Width and height in pixels for which numbers are placed apart; on a narrower page they come closer."""
+SIZES = ((260.0, 210.0), (780.0, 290.0))
+"""Width and height in pixels, on a phone and on a wide page, for which numbers are placed apart."""
 NUMBER = (20.0, 16.0)
 """Room that a number takes."""
+CLEAR = 10.0
+"""Distance from the middle of a number to a line."""
 PLACES = ((14, 0), (-14, 0), (0, -15), (0, 15), (13, -13), (13, 13), (-13, -13), (-13, 13), (26, 0), (-26, 0))
 """Where a number may stand from the middle of its point, best first."""
 
@@ -51,7 +54,7 @@ def scatter(title: str, unit: str, axis: str, points: list[Point], joined: list[
 <div class="frame" role="img" aria-label="{escape(f"{title}: {spoken}")}">
 <div class="y">{ticks(up, "bottom")}</div>
 <div class="plot">{grid(up)}<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">\
-<path class="front" d="{path}"/></svg>{_marks(points, across, up)}</div>
+<path class="front" d="{path}"/></svg>{_marks(points, joined, across, up)}</div>
 <div class="x" data-axis="{escape(axis)}">{ticks(across, "left")}</div>
 </div>
 </figure>"""
@@ -67,20 +70,52 @@ def _at(point: Point, across: Scale, up: Scale) -> str:
     return f"{across.at(point.x) * 1000:.1f} {(1 - up.at(point.y)) * 1000:.1f}"
 
 
-def _marks(points: list[Point], across: Scale, up: Scale) -> str:
-    taken = [(across.at(point.x) * SIZE[0], up.at(point.y) * SIZE[1]) for point in points]
+def _marks(points: list[Point], joined: list[Point], across: Scale, up: Scale) -> str:
+    sheets = [_Sheet(size, points, joined, across, up) for size in SIZES]
     marks = []
-    for point, (x, y) in zip(points, list(taken), strict=True):
-        right, below = next((place for place in PLACES if _is_free(x + place[0], y - place[1], taken)), PLACES[0])
-        taken.append((x + right, y - below))
-        place = f"left:{x / SIZE[0] * 100:.2f}%;bottom:{y / SIZE[1] * 100:.2f}%"
+    for point in points:
+        offset = next((place for place in PLACES if all(sheet.is_free(point, place) for sheet in sheets)), PLACES[0])
+        for sheet in sheets:
+            sheet.take(point, offset)
+        place = f"left:{across.at(point.x) * 100:.2f}%;bottom:{up.at(point.y) * 100:.2f}%"
         kind = "dot hollow" if point.hollow else "dot"
         marks.append(
             f'<b class="{kind}" title="{escape(point.text)}" style="{place};--ink:var(--{point.color})"></b>'
-            f'<span class="number" style="{place};--dx:{right}px;--dy:{below}px">{point.number}</span>'
+            f'<span class="number" style="{place};--dx:{offset[0]}px;--dy:{offset[1]}px">{point.number}</span>'
         )
     return "".join(marks)
 
 
-def _is_free(x: float, y: float, taken: list[tuple[float, float]]) -> bool:
-    return all(abs(x - other) >= NUMBER[0] * 0.65 or abs(y - above) >= NUMBER[1] * 0.8 for other, above in taken)
+class _Sheet:
+    """What is drawn on a plot of one size, in pixels from its lower left corner."""
+
+    def __init__(
+        self, size: tuple[float, float], points: list[Point], joined: list[Point], across: Scale, up: Scale
+    ) -> None:
+        self._at = {id(point): (across.at(point.x) * size[0], up.at(point.y) * size[1]) for point in points}
+        self._height = size[1]
+        self._taken = list(self._at.values())
+        ends = [self._at[id(point)] for point in joined]
+        self._lines = list(zip(ends, ends[1:], strict=False))
+
+    def is_free(self, point: Point, offset: tuple[int, int]) -> bool:
+        """Whether a number beside a point would cover no other, no point and no line."""
+        x, y = self._place(point, offset)
+        apart = all(abs(x - a) >= NUMBER[0] * 0.65 or abs(y - b) >= NUMBER[1] * 0.8 for a, b in self._taken)
+        return apart and 0 < y < self._height and all(_distance(x, y, *line) >= CLEAR for line in self._lines)
+
+    def take(self, point: Point, offset: tuple[int, int]) -> None:
+        """Keep the place of a number."""
+        self._taken.append(self._place(point, offset))
+
+    def _place(self, point: Point, offset: tuple[int, int]) -> tuple[float, float]:
+        x, y = self._at[id(point)]
+        return x + offset[0], y - offset[1]
+
+
+def _distance(x: float, y: float, start: tuple[float, float], end: tuple[float, float]) -> float:
+    """Distance of a place to a stretch of a line."""
+    across, up = end[0] - start[0], end[1] - start[1]
+    along = ((x - start[0]) * across + (y - start[1]) * up) / ((across**2 + up**2) or 1.0)
+    along = min(1.0, max(0.0, along))
+    return math.hypot(x - start[0] - along * across, y - start[1] - along * up)

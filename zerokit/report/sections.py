@@ -5,7 +5,9 @@ A new section is a function added to `SECTIONS`. Everything that comes from a ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -29,7 +31,7 @@ def loss(run: Run) -> str:
         Line("training", "first", run.series(f"train/{metric}")),
         Line("held out", "second", run.series(f"eval/{metric}"), dots=True),
     ]
-    unit = "bits per byte" if bits else str(run.summary.get("loss_unit") or "as the model computes it")
+    unit = "bits per byte" if bits else run.loss_unit
     return line_chart("Loss", unit, lines, wide=True, log_above=2.5)
 
 
@@ -39,7 +41,7 @@ def curves(run: Run) -> str:
         line_chart("Learning rate", "per step", [Line("learning rate", "first", run.series("optim/lr"))], zero=True),
         line_chart("Throughput", f"{run.counted}/s, all ranks", [_line(run, "perf/tokens_per_sec")], zero=True),
         line_chart("Gradient norm", "before clipping", [_line(run, "train/grad_norm")]),
-        line_chart("Step time", "s", [_line(run, "perf/step_time_s")], zero=True),
+        _step_time(run),
         line_chart("Loss scale", "fp16", [_line(run, "precision/loss_scale")]),
         line_chart("Model FLOPs utilisation", _peak(run), [_line(run, "perf/mfu_pct")], zero=True),
         _memory_curve(run),
@@ -104,7 +106,20 @@ def _memory_curve(run: Run) -> str:
     texts = {format_value(value) for line in lines for _, value in line.points}
     if len(texts) <= 2 and run.items("memory"):
         return ""
-    return line_chart("Memory", "GiB, peak of the ranks", lines, zero=True)
+    lines, unit = _in_unit(lines, (("GiB", 1), ("MiB", 1024)))
+    return line_chart("Memory", f"{unit}, peak of the ranks", lines, zero=True)
+
+
+def _step_time(run: Run) -> str:
+    lines, unit = _in_unit([_line(run, "perf/step_time_s")], (("s", 1), ("ms", 1000)))
+    return line_chart("Step time", unit, lines, zero=True)
+
+
+def _in_unit(lines: list[Line], units: tuple[tuple[str, float], ...]) -> tuple[list[Line], str]:
+    """Return the lines in the first unit in which their largest value is at least 1, else in the last, and its name."""
+    top = max((value for line in lines for _, value in line.points if not math.isnan(value)), default=1.0)
+    unit, size = next((item for item in units if top * item[1] >= 1), units[-1])
+    return [replace(line, points=[(step, value * size) for step, value in line.points]) for line in lines], unit
 
 
 def _bar(label: str, row: dict[str, Any], kinds: dict[str, str], note: str = "", classes: Sequence[str] = ()) -> Bar:

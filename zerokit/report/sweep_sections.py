@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from html import escape
 
 from zerokit.report.cells import KINDS, Cell, Sweep
-from zerokit.report.chart import Bar, Line, bar_chart, key, line_chart
+from zerokit.report.chart import DASHES, Bar, Line, bar_chart, key, line_chart
 from zerokit.report.compare import frontier, parities, told
 from zerokit.report.growth import largest, scaling
 from zerokit.report.header import MARKS
-from zerokit.report.rows import columns, rows
+from zerokit.report.rows import columns, remarks, rows
 from zerokit.report.scatter import Point, scatter
 from zerokit.report.sections import KINDS as NAMES
 from zerokit.train.advice import advice
@@ -76,9 +76,9 @@ def table(view: View) -> str:
     """One row per cell."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns(view.sweep))
     body = "".join(_row(cells) for cells in rows(view.sweep, view.baseline))
-    against = f" Speed and memory are relative to {escape(view.baseline.label)}." if view.baseline else ""
+    notes = " ".join(escape(printable(note)) for note in remarks(view.sweep, view.baseline))
     return f"""<section id="cells"><h2>Cells</h2>
-<p>★ marks the frontier: no other cell has both more {view.sweep.counted}/s and less memory.{against}</p>
+<p>{notes}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Cells"><table class="cells">
 <thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"""
 
@@ -131,12 +131,7 @@ def memory(view: View) -> str:
 
 def losses(view: View) -> str:
     """The loss of every cell over the steps, and whether the stages agree."""
-    shown = [cell for cell in view.sweep.cells if cell.run and cell.run.series("train/loss")][:MAX_LINES]
-    lines = [
-        Line(f"{cell.number} {cell.label}", _color(cell), cell.run.series("train/loss"), dashed=cell.number > COLORS)
-        for cell in shown
-    ]
-    chart = line_chart("Training loss", "over optimizer steps", lines, wide=True, log_above=2.5)
+    chart = _loss_chart([cell for cell in view.sweep.cells if cell.run and cell.run.series("train/loss")])
     checks = "".join(
         f'<li class="{"same" if parity.identical else "apart"}">{escape(printable(told(parity)))}</li>'
         for parity in parities(view.sweep)
@@ -188,6 +183,26 @@ SECTIONS: list[Callable[[View], str]] = [
 ]
 
 
+def _loss_chart(cells: list[Cell]) -> str:
+    """One line for each course of the loss: cells that agree in every value share it."""
+    equal: dict[tuple[tuple[float, float], ...], list[Cell]] = {}
+    for cell in cells:
+        equal.setdefault(tuple(cell.run.series("train/loss")), []).append(cell)
+    shown = list(equal.items())[:MAX_LINES]
+    lines = [
+        Line(" = ".join(map(_named, same)), _color(same[0]), list(points), dash=DASHES[place % len(DASHES)])
+        for place, (points, same) in enumerate(shown)
+    ]
+    units = {cell.run.loss_unit for cell in cells}
+    notes = [units.pop() if len(units) == 1 else "as each model computes it"]
+    if len(equal) == 1 < len(cells):
+        notes.append(f"equal in all {len(cells)} cells")
+    elif len(equal) < len(cells):
+        notes.append("= joins cells whose losses are equal")
+    notes += [f"the first {MAX_LINES} of {len(equal)} courses"] if len(equal) > MAX_LINES else []
+    return line_chart("Training loss", "; ".join(notes), lines, wide=True, log_above=2.5)
+
+
 def _row(cells: list[str]) -> str:
     number, label, status, *rest = (escape(printable(cell)) for cell in cells)
     body = "".join(f"<td>{cell}</td>" for cell in rest)
@@ -206,12 +221,16 @@ def _bar(cell: Cell) -> Bar:
 
 
 def _legend(cells: list[Cell]) -> str:
-    items = "".join(key(_color(cell), f"{cell.number} {cell.label}") for cell in cells)
+    items = "".join(key(_color(cell), _named(cell)) for cell in cells)
     return f'<ul class="legend">{items}</ul>'
 
 
 def _color(cell: Cell) -> str:
     return f"c{(cell.number - 1) % COLORS + 1}"
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.number} {cell.label}"
 
 
 def _css(status: str) -> str:

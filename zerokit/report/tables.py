@@ -109,7 +109,7 @@ def _against_stage0(run: Run) -> str:
     whole = run.section("stage0").get("total")
     if not whole or not any(states):
         return ""
-    return f"model states {format_bytes(max(states))}, at stage 0 {format_bytes(whole)}"
+    return f"model states {format_bytes(max(states))}, {format_bytes(whole)} at stage\N{NO-BREAK SPACE}0"
 
 
 def _planned(run: Run) -> str:
@@ -123,6 +123,7 @@ def _details(run: Run) -> list[tuple[str, str]]:
     predicted = summary.get("predicted_gib")
     rows = [
         (run.counted, format_count(summary["tokens"]) if summary.get("tokens") else None),
+        ("choice", " ".join(map(str, run.items("why"))) or None),
         ("skipped steps", summary.get("skipped_steps")),
         ("predicted memory", format_bytes(predicted * GIB) if predicted else None),
         ("versions", versions or None),
