@@ -14,11 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zerokit.estimate.clock import Clock, Lane
-from zerokit.estimate.compiled import Backend, Region
+from zerokit.estimate.compiled import Backend
 from zerokit.estimate.costs import flops_of, moved_bytes, product_seconds, tensors_in
 from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.ledger import Ledger
 from zerokit.estimate.memo import Known, Memo
+from zerokit.estimate.region import Region
 
 aten = torch.ops.aten
 ANSWERS = {torch.bool: True, torch.float32: 1.0, torch.float64: 1.0}
