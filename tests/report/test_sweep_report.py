@@ -33,7 +33,7 @@ def row(sweep_folder, label):
 def test_the_table_has_figures_ratios_prediction_and_the_frontier(folder):
     assert write_report(folder) == folder / "report.html"
     assert row(folder, "stage1 bf16") == [
-        "4", "stage1 bf16", "finished", "2.550", "96.9k", "0.98×", "11.9 GiB", "0.61×", "11.8 GiB", "-1.0 %", "★",
+        "4", "stage1 bf16", "finished", "2.55", "96.9k", "0.98×", "11.9 GiB", "0.61×", "11.8 GiB", "-1.0 %", "★",
     ]  # fmt: skip
     assert row(folder, "stage2 fp32")[-1] == "", "stage 2 bf16 is faster with less memory"
     assert row(folder, "stage0 fp32")[2:] == ["too large", "", "", "", "", "", "91.2 GiB", "", ""]

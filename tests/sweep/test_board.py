@@ -8,6 +8,9 @@ from types import SimpleNamespace
 import pytest
 import rich.console
 
+from zerokit.report.cells import load_sweep
+from zerokit.report.rows import columns
+from zerokit.report.rows import rows as markdown_rows
 from zerokit.sweep.board import Board, progress, table, window
 from zerokit.sweep.cell import Cell, State, label_all
 from zerokit.sweep.slots import Slot, divide
@@ -90,6 +93,65 @@ def test_throughput_has_the_unit_of_the_data(tmp_path, tasks, heading, last):
     console.print(table(cells, 80))
     assert heading in console.file.getvalue()
     assert f"123k {last}/s" in progress(cells[-1], cells[-1].figures())
+
+
+@pytest.mark.parametrize(
+    ("summaries", "heading", "figures"),
+    [
+        ([{"loss": 2.0, "loss_unit": "nats", "bits_per_byte": {"last": 2.8854}}], "bits/byte", ["2.885"]),
+        ([{"loss": 2.0, "loss_unit": "nats"}, {"loss": 1.5, "loss_unit": "nats"}], "nats", ["2", "1.5"]),
+        ([{"loss": 2.0, "loss_unit": "mse"}, {}], "mse", ["2"]),
+        ([{"loss": 2.0}], "loss", ["2"]),
+        ([{}], "loss", []),
+        (
+            [{"loss": 2.0, "bits_per_byte": {"last": 2.8854}}, {"loss": 1.5, "loss_unit": "nats"}],
+            "loss",
+            ["2.885 bits/byte", "1.5 nats"],
+        ),
+    ],
+)
+def test_the_loss_has_one_unit_which_the_heading_names_in_table_and_markdown(tmp_path, summaries, heading, figures):
+    cells = []
+    for place, summary in enumerate(summaries):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        (folder / "summary.json").write_text(json.dumps({"status": "finished", **summary}))
+        cells.append(Cell([], folder, None, f"cell{place}", State.FINISHED))
+    console = rich.console.Console(file=io.StringIO(), width=80, highlight=False)
+    console.print(table(cells, 80))
+    shown, *rows = console.file.getvalue().splitlines()
+    assert (
+        heading in shown.split()
+        and [row.split("finished")[1].strip() for row in rows if row.strip()[-1] != "d"] == figures
+    )
+    report = load_sweep(tmp_path)
+    assert columns(report)[3] == heading
+    assert [row[3] for row in markdown_rows(report, None) if row[3]] == figures
+
+
+def test_what_runs_is_shown_in_bits_per_byte_as_soon_as_they_are_logged(tmp_path):
+    running = cell(tmp_path, "stage0", State.RUNNING)
+    with MetricsFile(running.folder / "metrics.jsonl") as metrics:
+        metrics.log({"train/loss": 1.5, "train/bits_per_byte": 2.164}, 100000)
+    assert "step 100000/123456, 2.164 bits/byte, " in progress(running, running.figures())
+    assert "bits/byte" in str([column.header for column in table([running], 80).columns])
+
+
+def test_messages_are_whole_words_on_a_terminal_and_one_line_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = "not predicted: " + "a reason with [brackets] " * 8
+    for terminal in (True, False):
+        monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+        out = io.StringIO()
+        out.isatty = lambda terminal=terminal: terminal
+        Board(tmp_path, out).note(text)
+        lines = out.getvalue().splitlines()
+        assert (len(lines) > 1) is terminal
+        assert " ".join(out.getvalue().split()) == text.strip()
+        assert not terminal or max(map(len, lines)) <= 80
+        Board(tmp_path, out).note(f"{'a' * 39} {'b' * 40} {'c' * 90} d")
+        assert not terminal or out.getvalue().splitlines()[len(lines) :] == [f"{'a' * 39} {'b' * 40}", "c" * 90, "d"]
+        monkeypatch.delenv("FORCE_COLOR", raising=False)
 
 
 def test_labels_are_what_sets_cells_apart(tmp_path):

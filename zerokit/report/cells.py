@@ -15,11 +15,12 @@ from typing import Any
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.identity import VIEWS
 from zerokit.report.run import FILES, Run, load_run
-from zerokit.train.metrics import GIB
+from zerokit.train.metrics import GIB, Loss, last_loss
 
 MANIFEST = "sweep.json"
 KINDS = ("parameters", "gradients", "optimizer", "other")
 ATTEMPT = "attempts"
+LOSSES = ("train/bits_per_byte", "train/loss")
 MOST = 100
 """Runs beside those of sweep.json that a report has at most."""
 log = logging.getLogger(__name__)
@@ -56,9 +57,11 @@ class Cell:
         return self.run is not None and self.run.summary.get("device") == "cpu"
 
     @property
-    def loss(self) -> float | None:
+    def loss(self) -> Loss | None:
         """Last training loss."""
-        return self.run and _known(_number(self.run.summary.get("loss")), self.run.last("train/loss"))
+        if self.run is None:
+            return None
+        return last_loss(self.run.summary, {name: self.run.last(name) for name in LOSSES})
 
     @property
     def peak(self) -> float | None:

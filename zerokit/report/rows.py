@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from zerokit.report.cells import Cell, Sweep
-from zerokit.report.chart import format_value
 from zerokit.report.compare import frontier, parities, ratio, told
-from zerokit.train.metrics import format_bytes, format_count, printable
+from zerokit.train.metrics import format_bytes, format_count, loss_column, printable
 
 TEXTS = ("cell", "state")
 """Columns that are no figures."""
@@ -14,7 +13,8 @@ TEXTS = ("cell", "state")
 def columns(sweep: Sweep) -> tuple[str, ...]:
     """The headings of the table."""
     known = ("speed", "memory", "of baseline", "predicted", "error", "frontier")
-    return ("#", "cell", "state", "loss", f"{sweep.counted}/s", *known)
+    loss, _ = loss_column(cell.loss for cell in sweep.cells)
+    return ("#", "cell", "state", loss, f"{sweep.counted}/s", *known)
 
 
 def remarks(sweep: Sweep, baseline: Cell | None) -> list[str]:
@@ -35,10 +35,11 @@ def remarks(sweep: Sweep, baseline: Cell | None) -> list[str]:
 def rows(sweep: Sweep, baseline: Cell | None) -> list[list[str]]:
     """Return the cells of the table, row by row; what is not known is empty."""
     best = frontier(sweep.cells)
-    return [_row(cell, baseline, cell in best) for cell in sweep.cells]
+    _, losses = loss_column(cell.loss for cell in sweep.cells)
+    return [_row(cell, loss, baseline, cell in best) for cell, loss in zip(sweep.cells, losses, strict=True)]
 
 
-def _row(cell: Cell, baseline: Cell | None, best: bool) -> list[str]:
+def _row(cell: Cell, loss: str, baseline: Cell | None, best: bool) -> list[str]:
     compared = baseline is not None and cell.status == "finished"
     speed = ratio(cell.speed, baseline.speed) if compared else None
     memory = ratio(cell.peak, baseline.peak) if compared else None
@@ -47,7 +48,7 @@ def _row(cell: Cell, baseline: Cell | None, best: bool) -> list[str]:
         str(cell.number),
         cell.label,
         cell.status,
-        "" if cell.loss is None else format_value(cell.loss),
+        loss,
         format_count(cell.speed) if cell.speed else "",
         f"{speed:.2f}×" if speed else "",
         format_bytes(cell.peak) if cell.peak else "",
@@ -64,7 +65,10 @@ def markdown(sweep: Sweep, baseline: Cell | None) -> str:
     if sweep.command:
         lines += [f"    {' '.join(printable(sweep.command).split())}", ""]
     head = columns(sweep)
-    lines += [f"| {' | '.join(head)} |", f"|{''.join('---|' if name in TEXTS else '---:|' for name in head)}"]
+    lines += [
+        f"| {' | '.join(map(_cell, head))} |",
+        f"|{''.join('---|' if name in TEXTS else '---:|' for name in head)}",
+    ]
     lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in rows(sweep, baseline)]
     lines += ["", *(_cell(remark) for remark in remarks(sweep, baseline))]
     checks = [f"- {_cell(told(parity))}" for parity in parities(sweep)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
-from zerokit.report.cells import KINDS, Cell, Sweep
+from zerokit.report.cells import KINDS, LOSSES, Cell, Sweep
 from zerokit.report.chart import DASHES, Bar, Line, bar_chart, key, line_chart
 from zerokit.report.compare import frontier, parities, told
 from zerokit.report.growth import largest, scaling
@@ -185,15 +185,17 @@ SECTIONS: list[Callable[[View], str]] = [
 
 def _loss_chart(cells: list[Cell]) -> str:
     """One line for each course of the loss: cells that agree in every value share it."""
+    per_byte, own = LOSSES
+    metric = per_byte if all(cell.run.series(per_byte) for cell in cells) else own
     equal: dict[tuple[tuple[float, float], ...], list[Cell]] = {}
     for cell in cells:
-        equal.setdefault(tuple(cell.run.series("train/loss")), []).append(cell)
+        equal.setdefault(tuple(cell.run.series(metric)), []).append(cell)
     shown = list(equal.items())[:MAX_LINES]
     lines = [
         Line(" = ".join(map(_named, same)), _color(same[0]), list(points), dash=DASHES[place % len(DASHES)])
         for place, (points, same) in enumerate(shown)
     ]
-    units = {cell.run.loss_unit for cell in cells}
+    units = {"bits per byte"} if metric == per_byte else {cell.run.loss_unit for cell in cells}
     notes = [units.pop() if len(units) == 1 else "as each model computes it"]
     if len(equal) == 1 < len(cells):
         notes.append(f"equal in all {len(cells)} cells")

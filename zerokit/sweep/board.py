@@ -15,7 +15,7 @@ from rich.text import Text
 
 from zerokit.sweep.cell import Cell, Figures, State
 from zerokit.train.console import message, never_fail_on_characters
-from zerokit.train.metrics import GIB, format_bytes, format_count, format_seconds, printable
+from zerokit.train.metrics import GIB, format_bytes, format_count, format_seconds, loss_column, printable
 from zerokit.train.panel import near
 
 STYLES = {
@@ -154,19 +154,20 @@ def table(cells: list[Cell], width: int) -> Table:
     grid.add_column("cell", no_wrap=True, overflow="ellipsis", max_width=max(LABEL, width - 62))
     grid.add_column("state", no_wrap=True)
     kinds = {cell.counted for cell in cells}
-    for heading in ("steps", "loss", f"{kinds.pop() if len(kinds) == 1 else 'units'}/s", "memory"):
+    figures = [cell.figures() for cell in cells]
+    unit, losses = loss_column(each.loss for each in figures)
+    for heading in ("steps", unit, f"{kinds.pop() if len(kinds) == 1 else 'units'}/s", "memory"):
         grid.add_column(heading, no_wrap=True, justify="right")
     predicted = any(cell.predicted_gib is not None for cell in cells)
     if predicted:
         grid.add_column("predicted", no_wrap=True, justify="right")
     bar = BAR if width >= 100 or not predicted else 0
-    for cell in cells:
-        grid.add_row(*_row(cell, predicted, bar), style="dim" if cell.state is State.WAITING else "")
+    for cell, known, loss in zip(cells, figures, losses, strict=True):
+        grid.add_row(*_row(cell, known, loss, predicted, bar), style="dim" if cell.state is State.WAITING else "")
     return grid
 
 
-def _row(cell: Cell, predicted: bool, bar: int) -> list[Text | str]:
-    figures = cell.figures()
+def _row(cell: Cell, figures: Figures, loss: str, predicted: bool, bar: int) -> list[Text | str]:
     state = Text(cell.state.value, style=STYLES[cell.state])
     if cell.earlier:
         state.append(" *", style="dim")
@@ -174,7 +175,7 @@ def _row(cell: Cell, predicted: bool, bar: int) -> list[Text | str]:
         Text(printable(cell.label)),
         state,
         _steps(cell, figures, bar),
-        "" if figures.loss is None else f"{figures.loss:.4g}",
+        loss,
         "" if figures.tokens_per_sec is None else format_count(figures.tokens_per_sec),
         "" if figures.memory is None else format_bytes(figures.memory),
     ]
@@ -195,7 +196,7 @@ def progress(cell: Cell, figures: Figures) -> str:
     """Return how far a cell is, in words."""
     parts = [f"step {figures.step}/{cell.steps}"]
     if figures.loss is not None:
-        parts.append(f"loss {figures.loss:.4g}")
+        parts.append(str(figures.loss))
     if figures.tokens_per_sec is not None:
         parts.append(f"{format_count(figures.tokens_per_sec)} {cell.counted}/s")
     if figures.memory is not None:

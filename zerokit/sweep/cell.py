@@ -15,7 +15,7 @@ from zerokit.config.identity import digest
 from zerokit.config.schema import Config
 from zerokit.state.folder import FOLDER as STATES
 from zerokit.state.folder import saved_states
-from zerokit.train.metrics import GIB, counted, last_metrics
+from zerokit.train.metrics import GIB, Loss, counted, last_loss, last_metrics
 from zerokit.train.summary import predicted_facts, read_summary
 
 ATTEMPTS = "attempts"
@@ -85,7 +85,7 @@ class Cell:
         ranks = [gib for gib in summary.get("max_allocated_gib") or [] if gib is not None]
         return Figures(
             step=summary.get("steps") or row.get("trainer/step") or 0,
-            loss=_first(summary.get("loss"), row.get("train/loss")),
+            loss=last_loss(summary or {"loss_unit": read_summary(self.folder).get("loss_unit")}, row),
             tokens_per_sec=_first(summary.get("tokens_per_sec"), row.get("perf/tokens_per_sec")),
             memory=_first(max(ranks, default=None), row.get("memory/max_allocated_gib"), scale=GIB),
         )
@@ -130,7 +130,7 @@ class Figures:
     """What the table shows of a cell; None where it is not known."""
 
     step: int
-    loss: float | None
+    loss: Loss | None
     tokens_per_sec: float | None
     memory: float | None
     """Peak bytes of the fullest rank."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
 
 import rich.console
+from rich.cells import cell_len
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -158,7 +160,22 @@ class Console:
 
 def message(console: rich.console.Console, text: Text) -> None:
     """Print a message as `zerokit.config.terminal.say` does: wrapped between words on a terminal, else as it is."""
-    console.print(text, no_wrap=not console.is_terminal, overflow="ignore", crop=False)
+    for line in text.split(allow_blank=True):
+        for part in line.divide(_breaks(line.plain, console.width)) if console.is_terminal else [line]:
+            part.rstrip()
+            console.print(part, soft_wrap=True)
+
+
+def _breaks(line: str, width: int) -> list[int]:
+    """Where words begin that have no room beside those before them; rich itself would break long paths."""
+    places, column = [], 0
+    for word in re.finditer(r"\s*\S+", line):
+        blank = len(word[0]) - len(word[0].lstrip())
+        if column and column + cell_len(word[0]) > width:
+            places.append(word.start() + blank)
+            column = -blank
+        column += cell_len(word[0])
+    return places
 
 
 class _Terminal(rich.console.Console):

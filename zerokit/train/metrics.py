@@ -6,13 +6,15 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
+BITS = "bits/byte"
+"""Unit of the loss where tokens are bytes."""
 TAIL = 8192
 """Bytes at the end of a metrics file that hold its last lines."""
 
@@ -139,6 +141,51 @@ def _drop_later(path: Path, step: int) -> None:
 def bits_per_byte(nats_per_token: float, bytes_per_token: float = 1.0) -> float:
     """Return a cross-entropy in nats per token as bits per byte of text."""
     return nats_per_token / math.log(2) / bytes_per_token
+
+
+class Loss(NamedTuple):
+    """A loss as people read it."""
+
+    value: float
+    unit: str
+    """bits/byte, nats, mse, or loss where nothing is known of it."""
+
+    @property
+    def figure(self) -> str:
+        """The value in as many digits as a run shows."""
+        return f"{self.value:.3f}" if self.unit == BITS else f"{self.value:.4g}"
+
+    def __str__(self) -> str:
+        return f"loss {self.figure}" if self.unit == "loss" else f"{self.figure} {self.unit}"
+
+
+def last_loss(summary: Mapping[str, Any], row: Mapping[str, Any]) -> Loss | None:
+    """The last training loss of a run: in bits per byte where tokens are bytes, else in the unit of its loss.
+
+    Args:
+        summary: contents of summary.json.
+        row: last values in metrics.jsonl, for what a run that goes on has not written into its summary.
+    """
+    bits = summary.get("bits_per_byte")
+    per_byte = _first_number(bits.get("last") if isinstance(bits, dict) else None, row.get("train/bits_per_byte"))
+    if per_byte is not None:
+        return Loss(per_byte, BITS)
+    value = _first_number(summary.get("loss"), row.get("train/loss"))
+    return None if value is None else Loss(value, str(summary.get("loss_unit") or "loss"))
+
+
+def loss_column(losses: Iterable[Loss | None]) -> tuple[str, list[str]]:
+    """The heading of a column of losses, which names their unit, and its texts; each has its own where they differ."""
+    losses = list(losses)
+    units = {loss.unit for loss in losses if loss is not None}
+    if len(units) > 1:
+        return "loss", ["" if loss is None else str(loss) for loss in losses]
+    return units.pop() if units else "loss", ["" if loss is None else loss.figure for loss in losses]
+
+
+def _first_number(*values: Any) -> float | None:
+    known = (float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool))
+    return next(known, None)
 
 
 def counted(summary: Mapping[str, Any]) -> str:

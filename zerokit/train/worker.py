@@ -213,6 +213,7 @@ class _View:
         self.summary |= {"model": {"name": self.cfg.model.name, "parameters": count}, "data_sha256": info.sha256}
         self.summary |= {"flops_per_token": trainer.flops_per_token, "peak_tflops": trainer.peak_tflops}
         self.summary["counted"] = self.console.counted = info.counted
+        self.summary["loss_unit"] = UNITS[info.task]
         self.console.unit = "" if info.bytes_per_token else UNITS[info.task]
         self.console.note(
             f"{self.cfg.model.name} · {format_count(count)} parameters · stage {self.cfg.zero.stage} · "
