@@ -265,3 +265,16 @@ def test_text_cannot_leave_its_cell_of_the_markdown_table(tmp_path):
     (line,) = [line for line in lines if "a\\|b" in line and line.startswith("|")]
     assert "a\\|b # c \\`x\\` \\<i\\>" in line
     assert "- a\\|b # c \\`x\\` \\<i\\> (failed): d\\|e - f" in lines
+
+
+def test_losses_are_drawn_in_bits_per_byte_where_every_cell_has_them(tmp_path):
+    for places, unit in (((0, 1), "bits per byte"), ((0, 1, 2), "as each model computes it")):
+        for place in places:
+            (tmp_path / f"cell{place}").mkdir(exist_ok=True)
+            with MetricsFile(tmp_path / f"cell{place}" / "metrics.jsonl") as metrics:
+                bits = {"train/bits_per_byte": 3.0 + place} if place < 2 else {}
+                metrics.log({"train/loss": 2.0 + place, **bits}, 1)
+        page = write_report(tmp_path).read_text()
+        assert f"Training loss in {unit}" in page
+    assert "| loss |" in (tmp_path / "report.md").read_text(), "cells of different units have their own"
+    assert row(tmp_path, "cell1")[3] == "4.000 bits/byte"
