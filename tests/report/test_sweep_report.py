@@ -98,6 +98,20 @@ def test_any_field_that_cells_are_compared_by_may_be_of_another_kind(folder, odd
         assert "5 stage2 fp32" in Page(write_report(folder).read_text()).text
 
 
+def test_cells_far_apart_are_shown_on_logarithmic_axes_and_numbers_without_room_are_left_out(tmp_path):
+    for place in range(40):
+        cell(tmp_path / f"cell{place:02d}", place % 4, "fp32", 2.0, place)
+        change(tmp_path / f"cell{place:02d}", tokens_per_sec=1000.0 + place)
+    text = write_report(tmp_path).read_text()
+    assert text.count('class="number"') < text.count('title="') == 40 and "numbers are left out" in text
+    assert "log scale" not in text[text.index('<section id="tradeoff">') : text.index('<section id="memory">')]
+    change(tmp_path / "cell01", tokens_per_sec=4.0, max_allocated_gib=[0.01])
+    chart = write_report(tmp_path).read_text()
+    assert "the frontier is filled and joined; vertical and horizontal log scale" in chart
+    write_report(tmp_path)
+    assert "| 0.004× |" in (tmp_path / "report.md").read_text() and "0.00×" not in chart
+
+
 def test_what_auto_chose_is_told_and_its_batch_is_compared_as_it_came_out(tmp_path):
     for stage, batch in ((0, {"global": 4}), (1, {"global": 4, "micro": 2, "accumulation": 1})):
         cell(tmp_path / f"cell{stage}", stage, "fp32", 4.0, stage)

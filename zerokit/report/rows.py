@@ -50,13 +50,19 @@ def _row(cell: Cell, loss: str, baseline: Cell | None, best: bool) -> list[str]:
         cell.status,
         loss,
         format_count(cell.speed) if cell.speed else "",
-        f"{speed:.2f}×" if speed else "",
+        _times(speed),
         format_bytes(cell.peak) if cell.peak else "",
-        f"{memory:.2f}×" if memory else "",
+        _times(memory),
         format_bytes(cell.predicted) if cell.predicted else "",
         f"{(error - 1) * 100:+.1f} %" if error and cell.status == "finished" else "",
         "★" if best else "",
     ]
+
+
+def _times(value: float | None) -> str:
+    if not value:
+        return ""
+    return f"{value:.2f}×" if value >= 0.1 else f"{value:.2g}×"
 
 
 def markdown(sweep: Sweep, baseline: Cell | None) -> str:

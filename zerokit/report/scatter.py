@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from zerokit.report.chart import grid, ticks
-from zerokit.report.scale import Scale, linear
+from zerokit.report.scale import LOG_RATIO, Scale, automatic, linear
 
 SIZES = ((260.0, 210.0), (780.0, 290.0))
 """Width and height in pixels, on a phone and on a wide page, for which numbers are placed apart."""
@@ -38,15 +38,20 @@ def scatter(title: str, unit: str, axis: str, points: list[Point], joined: list[
 
     Args:
         title: what is shown.
-        unit: of the vertical axis, which starts at 0.
+        unit: of the vertical axis, which starts at 0 unless values are far apart.
         axis: of the horizontal one.
         points: in the order in which they are drawn.
         joined: those that a line joins, from left to right.
     """
     if not points:
         return ""
-    across = _wider(linear([point.x for point in points]))
-    up = linear([point.y for point in points], zero=True)
+    across = _wider(automatic([point.x for point in points]))
+    heights = [point.y for point in points]
+    up = automatic(heights) if max(heights) > LOG_RATIO * min(heights) > 0 else linear(heights, zero=True)
+    marks, left_out = _marks(points, joined, across, up)
+    logarithmic = [name for name, scale in (("vertical", up), ("horizontal", across)) if scale.logarithmic]
+    unit += f"; {' and '.join(logarithmic)} log scale" if logarithmic else ""
+    note = '<p class="empty">Where points are too close, numbers are left out: rest on one to read it.</p>'
     path = "".join(f"{'L' if i else 'M'}{_at(point, across, up)}" for i, point in enumerate(joined))
     spoken = "; ".join(point.text for point in points)
     return f"""<figure class="chart scatter wide">
@@ -54,14 +59,16 @@ def scatter(title: str, unit: str, axis: str, points: list[Point], joined: list[
 <div class="frame" role="img" aria-label="{escape(f"{title}: {spoken}")}">
 <div class="y">{ticks(up, "bottom")}</div>
 <div class="plot">{grid(up)}<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">\
-<path class="front" d="{path}"/></svg>{_marks(points, joined, across, up)}</div>
+<path class="front" d="{path}"/></svg>{marks}</div>
 <div class="x" data-axis="{escape(axis)}">{ticks(across, "left")}</div>
 </div>
-</figure>"""
+{note if left_out else ""}</figure>"""
 
 
 def _wider(scale: Scale) -> Scale:
-    """Leave room for points at the ends."""
+    """Leave room for points at the ends; a logarithmic scale has some."""
+    if scale.logarithmic:
+        return scale
     margin = (scale.high - scale.low) * 0.04
     return Scale(scale.low - margin, scale.high + margin, scale.ticks)
 
@@ -70,20 +77,24 @@ def _at(point: Point, across: Scale, up: Scale) -> str:
     return f"{across.at(point.x) * 1000:.1f} {(1 - up.at(point.y)) * 1000:.1f}"
 
 
-def _marks(points: list[Point], joined: list[Point], across: Scale, up: Scale) -> str:
+def _marks(points: list[Point], joined: list[Point], across: Scale, up: Scale) -> tuple[str, int]:
+    """Return the points with their numbers, and how many numbers found no room."""
     sheets = [_Sheet(size, points, joined, across, up) for size in SIZES]
-    marks = []
+    marks, left_out = [], 0
     for point in points:
-        offset = next((place for place in PLACES if all(sheet.is_free(point, place) for sheet in sheets)), PLACES[0])
-        for sheet in sheets:
-            sheet.take(point, offset)
+        offset = next((place for place in PLACES if all(sheet.is_free(point, place) for sheet in sheets)), None)
         place = f"left:{across.at(point.x) * 100:.2f}%;bottom:{up.at(point.y) * 100:.2f}%"
         kind = "dot hollow" if point.hollow else "dot"
+        marks.append(f'<b class="{kind}" title="{escape(point.text)}" style="{place};--ink:var(--{point.color})"></b>')
+        if offset is None:
+            left_out += 1
+            continue
+        for sheet in sheets:
+            sheet.take(point, offset)
         marks.append(
-            f'<b class="{kind}" title="{escape(point.text)}" style="{place};--ink:var(--{point.color})"></b>'
             f'<span class="number" style="{place};--dx:{offset[0]}px;--dy:{offset[1]}px">{point.number}</span>'
         )
-    return "".join(marks)
+    return "".join(marks), left_out
 
 
 class _Sheet:

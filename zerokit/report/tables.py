@@ -109,7 +109,8 @@ def _against_stage0(run: Run) -> str:
     whole = run.section("stage0").get("total")
     if not whole or not any(states):
         return ""
-    return f"model states {format_bytes(max(states))}, {format_bytes(whole)} at stage\N{NO-BREAK SPACE}0"
+    mine, all_of_it = (format_bytes(size).replace(" ", "\N{NO-BREAK SPACE}") for size in (max(states), whole))
+    return f"model states {mine}, {all_of_it} at stage\N{NO-BREAK SPACE}0"
 
 
 def _planned(run: Run) -> str:
