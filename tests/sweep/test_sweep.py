@@ -175,3 +175,31 @@ def test_a_sweep_that_makes_no_sense_ends_with_one_line(tmp_path, words, message
     result = python("-m", "zerokit", *words, cwd=tmp_path)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
     assert message in result.stderr
+
+
+COUNTED = """
+import zerokit
+import zerokit.estimate.choose as module
+import zerokit.launch
+
+choose = module.choose
+
+def counted(*words):
+    with open("chosen", "a") as file:
+        file.write("once ")
+    return choose(*words)
+
+module.choose = counted
+zerokit.launch.WORKER = "tests.sweep.cell_worker:run"
+zerokit.main()
+"""
+
+
+def test_what_zero_auto_chooses_for_the_forecast_is_what_runs(tmp_path):
+    (tmp_path / "counted.py").write_text(COUNTED)
+    words = ("zero=auto,stage0", "debug=tiny", "data=synthetic", "estimate.run=true", "batch.micro=1")
+    result = python("counted.py", *COMMAND[2:], *words, cwd=tmp_path, timeout=120)
+    assert (result.returncode, (tmp_path / "chosen").read_text()) == (0, "once "), result.stdout
+    folder = tmp_path / "sweep" / cells(tmp_path)["auto"]["folder"]
+    prediction = json.loads((folder / "prediction.json").read_text())
+    assert prediction["choices"][0]["predicted_gib"] == cells(tmp_path)["auto"]["predicted_gib"]

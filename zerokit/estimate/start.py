@@ -28,17 +28,23 @@ log = logging.getLogger(__name__)
 OUT_OF_MEMORY = re.compile(r"out ?of ?memory|SIGKILL", re.IGNORECASE)
 
 
-def start(config: Config, run_dir: Path, entry: str | None = None) -> dict[str, Any]:
+def start(config: Config, run_dir: Path, entry: str | None = None, choice: Choice | None = None) -> dict[str, Any]:
     """Launch the run as `zerokit.launch.launch` does, with its prediction.
 
     With `zero.auto` the candidates run one after the other until one does not run out of memory; summary.json lists
     them as `choices`. Where torchrun or srun started the processes, a failure ends them, so there is one attempt.
 
+    Args:
+        config: of the run.
+        run_dir: its output folder.
+        entry: as `launch` takes it.
+        choice: what `zero.auto` has chosen for this configuration already.
+
     Raises:
         ConfigError: as `launch`, or nothing is predicted to fit. TrainingFailed: as `launch`, of the last attempt.
     """
     if config.zero.auto:
-        return _auto(config, run_dir, entry)
+        return _auto(config, run_dir, entry, choice or _apart(_choose, config))
     return launch(config, run_dir, entry, _note(_predicted(config) if config.estimate.run else {}))
 
 
@@ -73,8 +79,7 @@ def _choose(config: Config) -> Choice:
     return choose(config, default_world(config), hardware_of(config))
 
 
-def _auto(config: Config, run_dir: Path, entry: str | None) -> dict[str, Any]:
-    choice = _apart(_choose, config)
+def _auto(config: Config, run_dir: Path, entry: str | None, choice: Choice) -> dict[str, Any]:
     candidate, attempts = choice.fitting[0], []
     while True:
         why, made = choice.why(candidate), candidate.prediction

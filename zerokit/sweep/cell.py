@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,6 +17,9 @@ from zerokit.state.folder import FOLDER as STATES
 from zerokit.state.folder import saved_states
 from zerokit.train.metrics import GIB, Loss, counted, last_loss, last_metrics
 from zerokit.train.summary import predicted_facts, read_summary
+
+if TYPE_CHECKING:
+    from zerokit.estimate.choose import Choice
 
 ATTEMPTS = "attempts"
 
@@ -57,6 +60,8 @@ class Cell:
     """Whether it had finished before this command."""
     predicted_gib: float | None = None
     """Predicted peak memory of a rank."""
+    choice: Choice | None = None
+    """What `zero=auto` has chosen for it."""
 
     @property
     def steps(self) -> int:

@@ -18,8 +18,7 @@ from zerokit.sweep.slots import Slot
 from zerokit.train.metrics import GIB
 
 if TYPE_CHECKING:
-    from zerokit.estimate.hardware import Hardware
-    from zerokit.estimate.prediction import Prediction
+    from zerokit.estimate.choose import Choice
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ class Forecast:
     limit_gib: float | None = None
     """Memory that a rank may take."""
     error: str | None = None
+    choice: Choice | None = None
+    """What `zero=auto` chooses."""
 
     @property
     def too_large(self) -> str | None:
@@ -82,6 +83,7 @@ def _serve(asking: Connection, pipe: Connection, slot: Slot, parent: int) -> Non
 
 
 def _forecast(config: Config, simulators: dict[str, Any]) -> Forecast:
+    from zerokit.estimate.choose import choose
     from zerokit.estimate.compare import limit
     from zerokit.estimate.machine import default_world, hardware_of
     from zerokit.estimate.simulate import Simulator
@@ -93,15 +95,10 @@ def _forecast(config: Config, simulators: dict[str, Any]) -> Forecast:
             simulators[key] = Simulator(config, hardware_of(config))
         simulator = simulators[key]
         world = default_world(config)
-        made = _chosen(config, world, simulator.hardware) if config.zero.auto else simulator.predict(config, world)
-        return Forecast(made.predicted_gib, limit(config, simulator.hardware, world) / GIB)
+        choice = choose(config, world, simulator.hardware) if config.zero.auto else None
+        made = simulator.predict(config, world) if choice is None else choice.fitting[0].prediction
+        return Forecast(made.predicted_gib, limit(config, simulator.hardware, world) / GIB, choice=choice)
     except ConfigError as error:
         return Forecast(error=str(error))
     except Exception as error:  # handed on: the cell is run without a prediction, which the table's notes say
         return Forecast(error=f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def _chosen(config: Config, world: int, hardware: Hardware) -> Prediction:
-    from zerokit.estimate.choose import choose
-
-    return choose(config, world, hardware).fitting[0].prediction

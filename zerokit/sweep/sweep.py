@@ -132,7 +132,7 @@ class Sweep:
         errors: dict[str, None] = {}
         for cell in wanted:
             forecast = self._predictor.forecast(cell.config)
-            cell.predicted_gib = forecast.gib
+            cell.predicted_gib, cell.choice = forecast.gib, forecast.choice
             if forecast.too_large and (self._dry or not cell.config.sweep.force):
                 cell.state, cell.reason = State.TOO_LARGE, forecast.too_large
             if forecast.error:
@@ -182,7 +182,7 @@ class Sweep:
         """
         job = run_job(
             hydra_context=self._context,
-            task_function=self._task.of_cell(cell.words),
+            task_function=self._task.of_cell(cell.words, cell.choice),
             config=self._composed[id(cell)],
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",

@@ -23,6 +23,7 @@ from zerokit.sweep.cell import Cell, outcome
 from zerokit.train.summary import read_summary
 
 if TYPE_CHECKING:
+    from zerokit.estimate.choose import Choice
     from zerokit.sweep.sweep import Sweep
 
 
@@ -47,6 +48,8 @@ class Task:
         """Whether this process has printed why a job failed."""
         self.prepared = False
         """Whether the folder of the job has been looked at already."""
+        self.choice: Choice | None = None
+        """What `zero=auto` has chosen for the job already."""
         self.led = joined_rank() is not None
         """Whether one process runs Hydra for others, which follow it (under torchrun)."""
 
@@ -89,14 +92,14 @@ class Task:
             if inside:
                 _stop(0)
             return read_summary(folder)
-        return (_lead if inside else start)(config, folder, self.entry)
+        return _lead(config, folder, self.entry) if inside else start(config, folder, self.entry, self.choice)
 
-    def of_cell(self, words: list[str]) -> Task:
+    def of_cell(self, words: list[str], choice: Choice | None) -> Task:
         """Return the task of one job whose folder is prepared; its command line is that of the job alone."""
         plain = [word.lstrip("+") for word in words if not word.lstrip("+").startswith("sweep.")]
         mode = [] if {"-m", "--multirun"} & set(self.argv) else ["hydra.mode=RUN"]  # an overlay made it a sweep
         task = Task([self.argv[0], *plain, *mode], True, self.entry)
-        task.prepared = True
+        task.prepared, task.choice = True, choice
         return task
 
     def __reduce__(self) -> tuple[Callable[..., Task], tuple[Any, ...]]:
