@@ -15,6 +15,7 @@ from zerokit.config.compose import compose, prepare
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.config.terminal import wrapped
+from zerokit.estimate.collection import no_collection
 from zerokit.estimate.hardware import Hardware, find
 
 
@@ -37,6 +38,12 @@ def main(words: list[str]) -> int:
     if cfg.estimate.json is not None:
         _check_writable(Path(cfg.estimate.json))
     known = None if cfg.estimate.hardware in (None, "measure") else find(cfg.estimate.hardware)  # before torch is there
+    with no_collection():  # a short process, which is done before garbage matters
+        _estimate(cfg, known)
+    return 0
+
+
+def _estimate(cfg: Config, known: Hardware | None) -> None:
     # torch says so at import; nothing here needs NumPy.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     from zerokit.estimate.compare import Comparison
@@ -48,7 +55,6 @@ def main(words: list[str]) -> int:
     show(comparison)
     if cfg.estimate.json is not None:
         _write(Path(cfg.estimate.json), json.dumps(comparison.to_dict(), indent=1) + "\n")
-    return 0
 
 
 def _check_writable(path: Path) -> None:

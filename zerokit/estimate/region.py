@@ -161,21 +161,24 @@ class Region:
         args.clear()
         made: dict[Buffer, Tensor] = {}
         kept = {index: held[index] for index in self._passed}
-        for kernel in self.kernels:
-            if kernel.over is not None:
-                tracker.ledger.add(-kernel.over.size, "temporary")
-            for result in kernel.results:
-                if result.is_output:
-                    made[result] = _empty(result.node)
-                else:
-                    tracker.ledger.add(result.size, "temporary")
-            for buffer in kernel.freed:
-                if buffer is not kernel.over:
-                    tracker.ledger.add(-buffer.size, "temporary")
-            for index in kernel.dropped:
-                held[index] = None
+        with torch._C._DisableTorchDispatch():  # the tracker is told here; asking it by dispatch takes longer
+            for kernel in self.kernels:
+                if kernel.over is not None:
+                    tracker.ledger.add(-kernel.over.size, "temporary")
+                for result in kernel.results:
+                    if result.is_output:
+                        made[result] = _empty(result.node)
+                        tracker.ledger.see(made[result])
+                    else:
+                        tracker.ledger.add(result.size, "temporary")
+                for buffer in kernel.freed:
+                    if buffer is not kernel.over:
+                        tracker.ledger.add(-buffer.size, "temporary")
+                for index in kernel.dropped:
+                    held[index] = None
+            outputs = [self._output(node, made, kept) for node in self.outputs]
         tracker.time_region(self)
-        return [self._output(node, made, kept) for node in self.outputs]
+        return outputs
 
     def _output(self, node: Any, made: dict[Buffer, Tensor], kept: dict[int, Any]) -> Any:
         if not isinstance(node, fx.Node):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,6 +13,7 @@ from zerokit.config import registry
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
+from zerokit.estimate.collection import no_collection
 from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.ledger import KINDS
 from zerokit.estimate.memo import Memo
@@ -89,7 +87,7 @@ class Simulator:
 
     def _predict(self, cfg: Config, world: int, batch: Batch) -> Prediction:
         tracker = Tracker(self.hardware, self._memo)
-        with _no_collection(), tracker.active():
+        with no_collection(), tracker.active():
             engine = self._build(cfg, world, batch, tracker)
             step = _Step(engine, self._source, batch, tracker)
             step.run()  # compiles, and records the orders of gathers and reductions
@@ -142,18 +140,6 @@ class Simulator:
         ledger.label([*wires, *(memory.local for memory in comm.memories)], "reduce buffers")
         ledger.label([storage.weights], "weights")  # may be peer memory too
         return engine
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Leave cycles of references alone, which takes a fifth of the time; what a step frees, it frees without."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def _label_forward(model: nn.Module, tracker: Tracker) -> None:
