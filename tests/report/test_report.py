@@ -255,6 +255,24 @@ def test_values_that_are_not_finite_break_the_line_and_are_counted(run_dir):
         assert "NaN" not in script
 
 
+def test_a_loss_that_ends_in_nan_is_not_told_as_if_it_had_not(run_dir):
+    change_summary(run_dir, bits_per_byte=None)
+    assert "not finite from" not in page(run_dir).text
+    with MetricsFile(run_dir / "metrics.jsonl") as metrics:
+        for step, loss in ((100, math.nan), (410, math.nan), (420, math.inf)):
+            metrics.log({"train/loss": loss}, step)
+    assert "not finite from step 410 on" in page(run_dir).text
+
+
+@pytest.mark.parametrize(
+    "status, words", [("running", "No step has been logged yet."), ("failed", "No step was logged.")]
+)
+def test_without_steps(run_dir, status, words):
+    (run_dir / "metrics.jsonl").unlink()
+    change_summary(run_dir, status=status)
+    assert words in page(run_dir).text
+
+
 def test_nothing_but_nan(tmp_path):
     with MetricsFile(tmp_path / "metrics.jsonl") as metrics:
         metrics.log({"train/loss": math.nan, "perf/tokens_per_sec": math.nan}, 1)

@@ -199,6 +199,7 @@ def test_runs_are_found_at_any_depth_by_date_and_the_newest_where_they_are_many(
     monkeypatch.setattr(cells, "MOST", 3)
     write_report(tmp_path)
     assert shown(tmp_path) == [f"stage{stage}" for stage in (1, 2, 3)]
+    assert "Older runs of this folder that are left out: 1." in (tmp_path / "report.md").read_text()
     assert "holds 4 runs that no sweep.json there lists: the newest 3 are shown." in caplog.text
 
 

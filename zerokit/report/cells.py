@@ -115,6 +115,8 @@ class Sweep:
     command: str | None
     """The command that started it."""
     cells: list[Cell]
+    left_out: int = 0
+    """Older runs that are not among the cells, where a folder holds very many."""
 
     @property
     def counted(self) -> str:
@@ -159,7 +161,7 @@ def load_sweep(directory: Path) -> Sweep:
     listed = _manifest(directory)
     known = {str(entry["folder"]): entry for entry in _list(listed.get("cells")) if _is_entry(entry)}
     folders = [directory / name for name in known]
-    others = (folder for folder in _run_folders(directory) if folder.relative_to(directory).as_posix() not in known)
+    others = [folder for folder in _run_folders(directory) if folder.relative_to(directory).as_posix() not in known]
     folders += _newest(others, directory)
     if not folders:
         raise FileNotFoundError(f"{directory} holds no cell of a sweep yet.")
@@ -170,7 +172,7 @@ def load_sweep(directory: Path) -> Sweep:
         for number, (folder, run, label) in enumerate(zip(folders, runs, labels, strict=True), start=1)
     ]
     command = listed.get("command")
-    return Sweep(directory, str(command) if command else None, cells)
+    return Sweep(directory, str(command) if command else None, cells, max(0, len(others) - MOST))
 
 
 def _cell(number: int, folder: Path, run: Run | None, entry: dict[str, Any], label: str) -> Cell:

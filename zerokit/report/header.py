@@ -50,7 +50,7 @@ def _moment(text: object) -> str:
 
 
 def _ending(run: Run) -> str:
-    if run.status in ("unfinished", "running"):
+    if run.goes_on:
         return (
             '<div class="ending"><p>The run is still going on, or ended without writing its summary. '
             "What follows comes from the steps logged so far.</p></div>"

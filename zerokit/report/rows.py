@@ -28,6 +28,8 @@ def remarks(sweep: Sweep, baseline: Cell | None) -> list[str]:
         )
     elif any(cell.predicted and cell.peak for cell in sweep.finished()):
         told.append("The error is how far the predicted memory lies above (+) or below (-) the measured one.")
+    if sweep.left_out:
+        told.append(f"Older runs of this folder that are left out: {sweep.left_out}.")
     told += [f"{cell.label} chose {cell.chosen}" for cell in sweep.cells if cell.chosen]
     return told
 

@@ -44,6 +44,11 @@ class Run:
         return str(self.summary.get("status") or "unfinished")
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it has not ended, as far as its files tell."""
+        return self.status in ("unfinished", "running")
+
+    @property
     def counted(self) -> str:
         """What throughput counts: tokens or samples."""
         return counted(self.summary)
@@ -70,6 +75,12 @@ class Run:
         """Return the last finite value of a metric, or None."""
         values = [value for _, value in self.series(name) if not math.isnan(value)]
         return values[-1] if values else None
+
+    def broken(self, name: str) -> float | None:
+        """Return the step from which on a metric is not finite, to its last value; None if its last value is."""
+        series = self.series(name)
+        good = max((place for place, (_, value) in enumerate(series) if not math.isnan(value)), default=-1)
+        return series[good + 1][0] if good + 1 < len(series) else None
 
     def section(self, name: str) -> dict[str, Any]:
         """Return a section of the summary or, where it has none, an empty dict."""

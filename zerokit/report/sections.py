@@ -81,7 +81,8 @@ def figures(run: Run) -> str:
     """All loss and speed charts."""
     content = loss(run) + curves(run)
     if not content:
-        return '<section><p class="empty">No step has been logged yet.</p></section>'
+        words = "No step has been logged yet." if run.goes_on else "No step was logged."
+        return f'<section><p class="empty">{words}</p></section>'
     return f'<section id="curves"><h2>Training</h2><div class="charts">{content}</div></section>'
 
 

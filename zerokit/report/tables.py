@@ -61,7 +61,7 @@ def data_table(run: Run) -> str:
 
 def _large(run: Run) -> list[tuple[str, str, str]]:
     """Return (label, figure, note)."""
-    found = [_loss(run)]
+    found = [_finite(run, _loss(run))]
     speed = run.summary.get("tokens_per_sec") or run.last("perf/tokens_per_sec")
     if speed:
         each = run.summary.get("tokens_per_sec_per_gpu") or run.last("perf/tokens_per_sec_per_gpu")
@@ -92,6 +92,15 @@ def _loss(run: Run) -> tuple[str, str, str] | None:
     first = run.summary.get("loss_first")
     unit = str(run.summary.get("loss_unit") or "")
     return f"loss {unit}".strip(), format_value(last), f"from {format_value(first)}" if first is not None else ""
+
+
+def _finite(run: Run, figure: tuple[str, str, str] | None) -> tuple[str, str, str] | None:
+    """Say of a loss that is the last finite one that it has not been the last."""
+    since = run.broken("train/loss")
+    if figure is None or since is None:
+        return figure
+    label, value, note = figure
+    return label, value, "; ".join(filter(None, (note, f"not finite from step {since:g} on")))
 
 
 def _peak(run: Run) -> float | None:
