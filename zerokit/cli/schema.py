@@ -10,6 +10,7 @@ from pathlib import Path
 
 from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError, suggestion
+from zerokit.config.terminal import say
 
 USAGE = usage(__doc__)
 LINE = "# yaml-language-server: $schema={path}"
@@ -54,8 +55,6 @@ def _write(folder: Path) -> None:
             (folder / f"{group or 'config'}.schema.json").write_text(_text(group) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"schema --write {folder}: {error.strerror or error}.") from error
-    print(
-        f"Wrote {1 + len(groups)} schemas to {folder}. First line of config.yaml, of an overlay and of a group's file:"
-    )
+    say(f"Wrote {1 + len(groups)} schemas to {folder}. First line of config.yaml, of an overlay and of a group's file:")
     for group in ("config", "optimizer"):
         print(LINE.format(path=(folder / f"{group}.schema.json").as_posix()))

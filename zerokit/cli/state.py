@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 from zerokit.config.errors import ConfigError
+from zerokit.config.terminal import say
 from zerokit.state.errors import StateError
 from zerokit.state.folder import states_at
 from zerokit.state.manifest import Manifest, read_manifest
@@ -39,7 +40,7 @@ def main(words: list[str]) -> int:
     print(ROW.format("state", "saved (UTC)", "size", "ranks", "stage", "format", "verified" if thorough else "checked"))
     problems = [problem for state in states if (problem := _show(state, thorough))]
     for problem in problems:
-        print(problem)
+        say(problem)
     return 1 if problems else 0
 
 
