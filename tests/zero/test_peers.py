@@ -60,7 +60,7 @@ def test_peer_transport_changes_no_bit_at_two_ranks(model):
 
 def test_accumulation_adds_rank_by_rank():
     # peers add each rank's micro-batch to the sum so far, the collective the sum of the ranks': one ULP of a gradient
-    case = Case(steps=3, accumulation=3, clip_norm=0.5)
+    case = Case(model="table", steps=3, accumulation=3, clip_norm=0.5)
     with tempfile.TemporaryDirectory() as folder:
         peers = run_ranks(outcome, 2, case, [2, 3], folder)
     assert all(rank[0] == rank[1] for rank in peers)
@@ -79,7 +79,7 @@ def test_bf16_travels_and_fp32_is_summed():
 @pytest.mark.parametrize("reduce", [torch.float32, torch.bfloat16])
 def test_three_ranks_agree_within_rounding(reduce):
     # three addends are summed in fp32 and rounded once at the most, the collective rounds each sum: 2**-8 of a gradient
-    case = Case(steps=3, reduce=reduce, **BF16)
+    case = Case(model="table", steps=3, reduce=reduce, **BF16)
     with tempfile.TemporaryDirectory() as folder:
         peers = run_ranks(outcome, 3, case, [2, 3], folder)
     collective = run_ranks(outcome, 3, case, [2, 3], None)

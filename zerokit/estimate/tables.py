@@ -20,6 +20,7 @@ TRAFFIC = {
     "all_reduce": "all-reduce",
     "all_to_all": "all-to-all",
     "row_reads": "embedding rows",
+    "row_sums": "sums of rows",
     "norm": "gradient norm",
     "optimizer": "optimizer sums",
 }

@@ -158,7 +158,7 @@ class Engine:
         by_module: dict[nn.Module, list] = {}
         for unit in self.units:
             by_module.setdefault(unit.module, []).append(unit)
-        for unit in (unit for unit in self.units if unit.in_place):
+        for unit in (unit for unit in self.units if unit.in_place or unit.rows is not None):
             unit.module.forward = Lookup(unit, self.storage.peers, self.comm)
         for module, units in by_module.items():
             self.hooks.attach(module, units, regather=not isinstance(module, nn.Embedding))

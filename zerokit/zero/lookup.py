@@ -7,6 +7,7 @@ within a step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,9 +18,6 @@ from zerokit.comm import Communicator
 from zerokit.comm.peer import PeerMemory
 from zerokit.zero.unit import Unit
 
-COLUMNS = 1024
-"""Elements of a row that one program copies."""
-
 
 def is_table(unit: Unit) -> bool:
     """Whether a unit is the weight of an embedding that can be read row by row."""
@@ -29,24 +27,33 @@ def is_table(unit: Unit) -> bool:
 
 
 class Lookup:
-    """The forward of an embedding over divided weights: integers (…) → rows (…, dim)."""
+    """The forward of an embedding: integers (…) → rows (…, dim), read from the shards of all ranks if they are divided.
 
-    def __init__(self, unit: Unit, peers: PeerMemory, comm: Communicator):
-        self._module, self._comm = unit.module, comm
-        first = unit.shard.storage_offset() - peers.local.storage_offset()
-        self._shards = [peer[first : first + unit.layout.shard] for peer in peers.peers]
+    Backward leaves the gradients of rows in `unit.rows`, or makes the table's where they do not travel by rows.
+    """
+
+    def __init__(self, unit: Unit, peers: PeerMemory | None, comm: Communicator):
+        self.unit, self._comm = unit, comm
+        self._shards: list[Tensor] = []
+        if unit.in_place:
+            first = unit.shard.storage_offset() - peers.local.storage_offset()
+            self._shards = [peer[first : first + unit.layout.shard] for peer in peers.peers]
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Rows of `tokens`, each in [0, rows of the table)."""
-        return _Rows.apply(self._module.weight, tokens, self)
+        return _Rows.apply(self.unit.module.weight, tokens, self)
 
-    def read(self, tokens: Tensor, rows: int, dim: int) -> Tensor:
-        """(n,) → (n, dim) in the format of the weights."""
-        torch._assert_async(((tokens >= 0) & (tokens < rows)).all(), "an embedding's input is outside its table")
-        out = torch.empty(len(tokens), dim, dtype=self._shards[0].dtype, device=tokens.device)
+    def read(self, weight: Tensor, tokens: Tensor) -> Tensor:
+        """Integers (…) → (…, dim) in the format of the weights."""
+        if not self._shards:
+            return nn.functional.embedding(tokens, weight)
+        rows, dim = weight.shape
+        flat = tokens.reshape(-1).contiguous()
+        torch._assert_async(((flat >= 0) & (flat < rows)).all(), "an embedding's input is outside its table")
+        out = torch.empty(len(flat), dim, dtype=weight.dtype, device=flat.device)
         self._comm.count("row_reads", out.nbytes)
-        copy_rows(out, tokens, self._shards)
-        return out
+        copy_rows(out, flat, self._shards)
+        return out.view(*tokens.shape, dim)
 
 
 @torch.library.custom_op("zerokit::copy_rows", mutates_args=("out",))
@@ -57,11 +64,11 @@ def copy_rows(out: Tensor, tokens: Tensor, shards: list[Tensor]) -> None:
         whole = torch.cat(shards)
         out.copy_(whole[: len(whole) // width * width].view(-1, width)[tokens])
     elif len(tokens):
-        from zerokit.zero.rows_kernel import copy_rows as kernel  # needs Triton, which only GPUs have
+        from zerokit.zero import rows_kernel  # needs Triton, which only GPUs have
 
-        pointers = _pointers(tuple(shard.data_ptr() for shard in shards), out.device)
-        grid = (len(tokens), -(-out.shape[1] // COLUMNS))
-        kernel[grid](tokens, pointers, out, out.shape[1], len(shards[0]), COLUMNS)
+        pointers = addresses(shards, out.device)
+        grid, columns = rows_kernel.grid(*out.shape)
+        rows_kernel.copy_rows[grid](tokens, pointers, out, out.shape[1], len(shards[0]), columns)
 
 
 @copy_rows.register_fake
@@ -69,24 +76,36 @@ def _(out: Tensor, tokens: Tensor, shards: list[Tensor]) -> None:
     return None
 
 
+def addresses(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Where tensors that stay where they are begin: (n,) integers on the device, made once."""
+    return on_device(tuple(tensor.data_ptr() for tensor in tensors), device)
+
+
 @lru_cache
-def _pointers(addresses: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(addresses, dtype=torch.int64, device=device)
+def on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Integers (n,) on the device, made once."""
+    return torch.tensor(values, dtype=torch.int64, device=device)
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, tokens: Tensor, lookup: Lookup) -> Tensor:
         ctx.save_for_backward(tokens)
-        ctx.rows, ctx.padding = len(weight), lookup._module.padding_idx
-        flat = lookup.read(tokens.reshape(-1).contiguous(), *weight.shape)
-        return flat.view(*tokens.shape, weight.shape[1])
+        ctx.shape, ctx.lookup = weight.shape, lookup
+        return lookup.read(weight, tokens)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple:
         if not ctx.needs_input_grad[0]:
             return None, None, None
-        padding = -1 if ctx.padding is None else ctx.padding
         (tokens,) = ctx.saved_tensors
-        return torch.ops.aten.embedding_dense_backward(upstream, tokens, ctx.rows, padding, False), None, None
+        unit, (rows, dim) = ctx.lookup.unit, ctx.shape
+        padding = unit.module.padding_idx
+        if unit.rows is None:
+            padding = -1 if padding is None else padding
+            return torch.ops.aten.embedding_dense_backward(upstream, tokens, rows, padding, False), None, None
+        if padding is not None:
+            upstream = upstream.masked_fill((tokens == padding).unsqueeze(-1), 0)
+        unit.rows.append((tokens.reshape(-1), upstream.reshape(-1, dim)))
+        return None, None, None

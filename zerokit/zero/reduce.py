@@ -42,17 +42,14 @@ class Reducer:
             unit.reduced = False
 
     def try_reduce(self, unit: Unit) -> None:
-        """Reduce the unit if backward has reached all its parameters and its turn has come.
-
-        Autograd sets a parameter's gradient once per backward pass, when all its uses have contributed.
-        """
-        if unit.reduced or any(p.grad is None for p in unit.parameters):
+        """Reduce the unit if backward has reached all its parameters and its turn has come."""
+        if unit.reduced or not unit.complete:
             return
         if self._completed is not None and unit not in self._completed:
             self._completed.append(unit)
         while self._next < len(self.order):
             candidate = self.order[self._next]
-            if any(p.grad is None for p in candidate.parameters):
+            if not candidate.complete:
                 return
             self._reduce(candidate)
 
@@ -71,8 +68,9 @@ class Reducer:
     def abandon(self) -> None:
         """Forget the gradients of a backward pass that failed."""
         for unit in self.order:
-            for parameter in unit.parameters:
-                parameter.grad = None
+            unit.take_gradients()
+            if unit.rows:
+                unit.rows.clear()
 
     def finish(self) -> None:
         """Make later work on the compute stream see every reduced gradient."""
@@ -101,10 +99,8 @@ class Reducer:
     def _reduce(self, unit: Unit) -> None:
         self._next += 1
         unit.reduced = True
-        gradients = [p.grad for p in unit.parameters]
+        gradients = unit.take_gradients()
         self._check_used(unit, gradients)
-        for parameter in unit.parameters:
-            parameter.grad = None
         # The update has read the gradient of the step before; what follows it on its stream may wait for a copy.
         self.comm.compute.wait(unit.updated)
         unit.hold_gradient()

@@ -63,12 +63,26 @@ class Unit:
     used: bool = False  # its weights have been asked for since the last backward
     reduced: bool = False  # this micro-batch's gradients have been handed to the reduction
     in_place: bool = False  # its module reads every rank's shard where it lies, so it is never gathered
+    rows: list | None = None  # where gradients travel by rows: tokens (n,), gradients (n, dim) of this backward pass
     spent: bool = False  # its gradient is used up by an update, which may still run
     transient: bool = False  # its gradient gives its memory back once it is spent
     gaps: list[Tensor] = field(default_factory=list)  # the padding in `gradient`
 
     def __post_init__(self) -> None:
         self.shapes = [p.shape for p in self.parameters]
+
+    @property
+    def complete(self) -> bool:
+        """Whether backward has reached all parameters. Autograd sets `grad` once per pass, when all uses have
+        contributed; rows may come until the end."""
+        return self.rows is None and all(p.grad is not None for p in self.parameters)
+
+    def take_gradients(self) -> list[Tensor | None]:
+        """The parameters' gradients of this backward pass, which are theirs no more."""
+        gradients = [p.grad for p in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        return gradients
 
     def set_gradient(self, gradient: Tensor, start: int, transient: bool) -> None:
         """Take zeros that hold the gradient from element `start` of the layout on."""

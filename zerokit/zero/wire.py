@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
 from zerokit.comm.peer import PeerMemory
+from zerokit.zero.lookup import is_table
 from zerokit.zero.placement import Collective
-from zerokit.zero.storage import Storage, largest_by_ring, ring_of
+from zerokit.zero.row_gradient import RowRoute
+from zerokit.zero.storage import Storage, ring_of
 from zerokit.zero.unit import Slot, Unit
 
 Gradients = Sequence[Tensor | None]
@@ -104,7 +107,7 @@ class CollectiveWire:
 
 @dataclass
 class _Landing:
-    """Where the slices of one unit land on every rank; used by one unit after the other.
+    """Where what one unit sends lands on every rank; used by one unit after the other.
 
     start: first element in the peer memory. size: elements per sender. turn: number of the reduction that used it last.
     held: gradients that are still being read.
@@ -114,7 +117,11 @@ class _Landing:
     size: int
     turn: int = -2
     free: object = None
-    held: list[Tensor] = field(default_factory=list)
+    held: Any = None
+
+    def place(self, sender: int, owner: int, world: int) -> int:
+        """Where in the owner's memory what a sender writes begins."""
+        return self.start + (sender - owner - 1) % world * self.size
 
 
 @dataclass(frozen=True)
@@ -127,90 +134,46 @@ class _Slice:
     place: int
 
 
-class PeerWire:
-    """Reductions through the peer memory of the GPUs of one host.
+class SliceRoute:
+    """The way of one unit's gradients: each rank sends every owner the slices of its shard."""
 
-    [Note: one barrier per unit] Every rank sends the slices of unit i, passes barrier i, and adds what landed. Whoever
-    has passed barrier i knows that all ranks have added unit i - 1, as their streams are in order: a landing place that
-    unit i + 1 takes is free on every rank if unit i - 1 (or one before it) used it last. If unit i did, as two modules
-    that are no blocks may, one more barrier makes sure.
-    """
+    kind = "reduce_scatter"
 
-    def __init__(self, storage: Storage, comm: Communicator, memory: PeerMemory, ways: int):
-        self._storage, self._comm, self._memory = storage, comm, memory
-        self._rings: dict[str, list[_Landing]] = {}
-        start = 0
-        for kind, size, count in _landing_sizes(storage, comm.world, ways):
-            self._rings[kind] = []
-            for _ in range(count):
-                self._rings[kind].append(_Landing(start, size))
-                start += size * (comm.world - 1)
-        self._turn = dict.fromkeys(self._rings, 0)
-        self._reductions = 0
-        self._sent: deque[_Landing] = deque()
-        self._plans = {unit: [_plan(unit, rank) for rank in range(comm.world)] for unit in storage.trainable}
+    def __init__(self, unit: Unit, memory: PeerMemory, world: int):
+        self._unit, self._memory, self._rank = unit, memory, memory.rank
+        self._plans = [_plan(unit, rank) for rank in range(world)]
+        self._others = [rank for rank in range(world) if rank != self._rank]
 
     @staticmethod
-    def elements(storage: Storage, world: int, ways: int) -> int:
-        """Elements of peer memory needed."""
-        return sum(size * count for _, size, count in _landing_sizes(storage, world, ways)) * (world - 1)
+    def elements(unit: Unit, world: int, itemsize: int) -> int:
+        """Elements of the landing place of one sender."""
+        return unit.layout.total // world
 
-    def scatter(self, unit: Unit, gradients: Gradients, accumulate: bool) -> None:
-        """Sum `gradients` over the ranks into (or onto) the unit's shard."""
-        ring = self._rings[ring_of(unit)]
-        landing = ring[self._turn[ring_of(unit)] % len(ring)]
-        self._turn[ring_of(unit)] += 1
-        self._comm.compute.wait(landing.free)
-        if len(self._sent) == 2:  # their gradients may go: by now these transfers hardly keep anybody waiting
-            done = self._sent.popleft()
-            self._comm.compute.wait(done.free)
-            done.held = []
-        self._sent.append(landing)
-        pairs = zip(gradients, unit.parameters, strict=True)
-        flat = [(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in pairs]
-        landing.held = flat
-        written = self._comm.compute.record()
-        with self._comm.reductions as stream:
-            stream.wait(written)
-            if landing.turn == self._reductions - 1:
-                self._memory.barrier()
-            landing.turn = self._reductions
-            self._reductions += 1
-            self._send(unit, flat, landing)
-            self._memory.barrier()
-            self._add(unit, flat, landing, accumulate)
-            landing.free = stream.record()
-        self._comm.count("reduce_scatter", unit.layout.total * flat[0].element_size())
+    def collect(self, gradients: Gradients) -> list[Tensor]:
+        """Flat gradients, zeros for those that are missing."""
+        pairs = zip(gradients, self._unit.parameters, strict=True)
+        return [(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in pairs]
 
-    def finish(self) -> None:
-        """Let go of the gradients that were sent: compute follows every transfer."""
-        while self._sent:
-            self._sent.popleft().held = []
+    def nbytes(self, flat: list[Tensor]) -> int:
+        """Bytes that are reduced."""
+        return self._unit.layout.total * flat[0].element_size()
 
-    def forget_events(self) -> None:
-        """Drop the events of the landing places, which are done."""
-        for ring in self._rings.values():
-            for landing in ring:
-                landing.free = None
-
-    def _send(self, unit: Unit, flat: list[Tensor], landing: _Landing) -> None:
-        world, rank = self._comm.world, self._comm.rank
-        for distance in range(1, world):
-            owner = (rank + distance) % world
-            start = landing.start + _sender(rank, owner, world) * landing.size
-            for piece in self._plans[unit][owner]:
-                place = start + piece.place
+    def send(self, flat: list[Tensor], starts: list[int]) -> None:
+        """Write to every owner its slices. starts[r]: where this rank's landing place begins at rank r."""
+        for owner in (*self._others[self._rank :], *self._others[: self._rank]):  # each begins with its neighbour
+            for piece in self._plans[owner]:
+                place = starts[owner] + piece.place
                 target = self._memory.peers[owner][place : place + piece.stop - piece.start]
                 target.copy_(flat[piece.index][piece.start : piece.stop])
 
-    def _add(self, unit: Unit, flat: list[Tensor], landing: _Landing, accumulate: bool) -> None:
-        world, rank = self._comm.world, self._comm.rank
-        plan = self._plans[unit][rank]
+    def add(self, flat: list[Tensor], starts: list[int], accumulate: bool) -> None:
+        """Write (or add to) this rank's shard the sums of all ranks. starts[r]: where that of rank r has landed."""
+        plan = self._plans[self._rank]
         if not plan:
             return
         mine = [flat[p.index][p.start : p.stop] for p in plan]
-        sums = shards = [unit.gradient[p.place : p.place + p.stop - p.start] for p in plan]
-        landed = [self._landed(plan, landing, sender) for sender in range(world) if sender != rank]
+        sums = shards = [self._unit.gradient[p.place : p.place + p.stop - p.start] for p in plan]
+        landed = [self._landed(plan, starts[sender]) for sender in self._others]
         if len(landed) == 1 and not accumulate and shards[0].dtype == mine[0].dtype:
             for shard, own, other in zip(shards, mine, landed[0], strict=True):
                 torch.add(own, other, out=shard)  # one pass; the only rounding is that of the sum
@@ -224,20 +187,87 @@ class PeerWire:
         if rounds:
             torch._foreach_copy_(shards, sums)
 
-    def _landed(self, plan: list[_Slice], landing: _Landing, sender: int) -> list[Tensor]:
-        start = landing.start + _sender(sender, self._comm.rank, self._comm.world) * landing.size
+    def _landed(self, plan: list[_Slice], start: int) -> list[Tensor]:
         return [self._memory.local[start + p.place : start + p.place + p.stop - p.start] for p in plan]
+
+
+def _route(unit: Unit) -> type[SliceRoute | RowRoute]:
+    return RowRoute if is_table(unit) else SliceRoute
+
+
+class PeerWire:
+    """Reductions through the peer memory of the GPUs of one host.
+
+    [Note: one barrier per unit] Every rank sends what unit i's owners need, passes barrier i, and adds what landed.
+    Whoever has passed barrier i knows that all ranks have added unit i - 1, as their streams are in order: a landing
+    place that unit i + 1 takes is free on every rank if unit i - 1 (or one before it) used it last. If unit i did, as
+    two modules that are no blocks may, one more barrier makes sure.
+    """
+
+    def __init__(self, storage: Storage, comm: Communicator, memory: PeerMemory, ways: int):
+        self._comm, self._memory = comm, memory
+        self._rings: dict[str, list[_Landing]] = {}
+        start = 0
+        for kind, size, count in _landing_sizes(storage, comm.world, ways):
+            self._rings[kind] = []
+            for _ in range(count):
+                self._rings[kind].append(_Landing(start, size))
+                start += size * (comm.world - 1)
+        self._turn = dict.fromkeys(self._rings, 0)
+        self._reductions = 0
+        self._sent: deque[_Landing] = deque()
+        self._routes = {unit: _route(unit)(unit, memory, comm.world) for unit in storage.trainable}
+
+    @staticmethod
+    def elements(storage: Storage, world: int, ways: int) -> int:
+        """Elements of peer memory needed."""
+        return sum(size * count for _, size, count in _landing_sizes(storage, world, ways)) * (world - 1)
+
+    def scatter(self, unit: Unit, gradients: Gradients, accumulate: bool) -> None:
+        """Sum `gradients` over the ranks into (or onto) the unit's shard."""
+        world, rank, route = self._comm.world, self._comm.rank, self._routes[unit]
+        ring = self._rings[ring_of(unit)]
+        landing = ring[self._turn[ring_of(unit)] % len(ring)]
+        self._turn[ring_of(unit)] += 1
+        self._comm.compute.wait(landing.free)
+        if len(self._sent) == 2:  # their gradients may go: by now these transfers hardly keep anybody waiting
+            done = self._sent.popleft()
+            self._comm.compute.wait(done.free)
+            done.held = None
+        self._sent.append(landing)
+        landing.held = held = route.collect(gradients)
+        written = self._comm.compute.record()
+        with self._comm.reductions as stream:
+            stream.wait(written)
+            if landing.turn == self._reductions - 1:
+                self._memory.barrier()
+            landing.turn = self._reductions
+            self._reductions += 1
+            route.send(held, [landing.place(rank, owner, world) for owner in range(world)])
+            self._memory.barrier()
+            route.add(held, [landing.place(sender, rank, world) for sender in range(world)], accumulate)
+            landing.free = stream.record()
+        self._comm.count(route.kind, route.nbytes(held))
+
+    def finish(self) -> None:
+        """Let go of the gradients that were sent: compute follows every transfer."""
+        while self._sent:
+            self._sent.popleft().held = None
+
+    def forget_events(self) -> None:
+        """Drop the events of the landing places, which are done."""
+        for ring in self._rings.values():
+            for landing in ring:
+                landing.free = None
 
 
 def _landing_sizes(storage: Storage, world: int, ways: int) -> list[tuple[str, int, int]]:
     """Per ring: its kind, elements that one rank sends to another, and how many landing places it has."""
-    sizes = largest_by_ring(storage.trainable).items()
-    return [(kind, total // world, ways if kind == "block" else 1) for kind, total in sizes]
-
-
-def _sender(sender: int, owner: int, world: int) -> int:
-    """Which of the owner's `world - 1` landing rows a sender writes to."""
-    return (sender - owner - 1) % world
+    sizes: dict[str, int] = {}
+    for unit in storage.trainable:
+        needed = _route(unit).elements(unit, world, storage.dtypes.weight.itemsize)
+        sizes[ring_of(unit)] = max(sizes.get(ring_of(unit), 0), needed)
+    return [(kind, size, ways if kind == "block" else 1) for kind, size in sizes.items()]
 
 
 def _plan(unit: Unit, rank: int) -> list[_Slice]:
