@@ -170,9 +170,9 @@ def _parse_container(kind: Any, value: Any, key: str) -> Any:
 def _parse_scalar(kind: Any, value: Any, key: str) -> Any:
     accepted: dict[Any, Callable[[Any], bool]] = {
         bool: lambda v: isinstance(v, bool),
-        int: lambda v: _is_number(v) and math.isfinite(v) and v == int(v),
-        float: _is_number,
-        str: lambda v: isinstance(v, str) or _is_number(v),
+        int: lambda v: is_number(v) and math.isfinite(v) and v == int(v),
+        float: is_number,
+        str: lambda v: isinstance(v, str) or is_number(v),
         types.NoneType: lambda v: v is None,
     }
     assert kind in accepted, f"{key} has an unsupported type {kind}"
@@ -181,7 +181,8 @@ def _parse_scalar(kind: Any, value: Any, key: str) -> Any:
     return None if value is None else kind(value)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value read from a file is a number; to Python, a bool is one too."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.identity import VIEWS
+from zerokit.config.parse import is_number
 from zerokit.report.run import FILES, Run, load_run
 from zerokit.train.metrics import GIB, Loss, last_loss
 
@@ -272,8 +273,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if ok else None
+    return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def _known(*values: float | None) -> float | None:

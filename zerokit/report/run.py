@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from zerokit.config.parse import is_number
 from zerokit.train.metrics import counted, read_metrics
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Run:
         values: dict[float, float] = {}
         for row in self.rows:
             step, value = row.get("trainer/step"), row.get(name)
-            if _is_number(step) and _is_number(value) and math.isfinite(step):
+            if is_number(step) and is_number(value) and math.isfinite(step):
                 values[step] = float(value) if math.isfinite(value) else math.nan
         return sorted(values.items())
 
@@ -130,15 +131,11 @@ def _read(path: Path, parse: Any, error: type[Exception]) -> dict[str, Any]:
 
 def _sound(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the summary without values of another kind than its charts and figures count on."""
-    sound = {key: value for key, value in summary.items() if key not in NUMBERS or _is_number(value)}
+    sound = {key: value for key, value in summary.items() if key not in NUMBERS or is_number(value)}
     if not isinstance(sound.get("world_size", 0), int):
         del sound["world_size"]
     for name, known in SECTIONS_OF_NUMBERS.items():
         section = sound.get(name)
         if isinstance(section, dict):
-            sound[name] = {key: value for key, value in section.items() if key not in known or _is_number(value)}
+            sound[name] = {key: value for key, value in section.items() if key not in known or is_number(value)}
     return sound
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

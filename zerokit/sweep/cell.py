@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from zerokit.config.identity import digest
+from zerokit.config.parse import is_number
 from zerokit.config.schema import Config
 from zerokit.state.folder import FOLDER as STATES
 from zerokit.state.folder import saved_states
@@ -161,7 +162,7 @@ def outcome(summary: dict[str, Any], metric: str) -> float | None:
     value: Any = summary
     for key in metric.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return float(value) if is_number(value) else None
 
 
 def _short(word: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zerokit.config.parse import is_number
+
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
@@ -184,7 +186,7 @@ def loss_column(losses: Iterable[Loss | None]) -> tuple[str, list[str]]:
 
 
 def _first_number(*values: Any) -> float | None:
-    known = (float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool))
+    known = (float(v) for v in values if is_number(v))
     return next(known, None)
 
 

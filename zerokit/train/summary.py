@@ -43,8 +43,12 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
     """The summary in a run's folder; empty where there is none that can be read."""
+    return _read(run_dir / "summary.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # no JSON, or no UTF-8
         return {}
     return values if isinstance(values, dict) else {}
@@ -77,11 +81,7 @@ def earlier_attempts(run_dir: Path) -> list[dict[str, Any]]:
 
 def predicted_facts(run_dir: Path) -> dict[str, Any]:
     """What was predicted for the run before it started; empty where nothing was."""
-    try:
-        values = json.loads((run_dir / PREDICTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # no JSON, or no UTF-8
-        return {}
-    return values if isinstance(values, dict) else {}
+    return _read(run_dir / PREDICTION)
 
 
 def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:

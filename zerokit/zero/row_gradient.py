@@ -58,7 +58,7 @@ class RowRoute:
     kind = "row_sums"
 
     def __init__(self, unit: Unit, memory: PeerMemory, world: int):
-        self._unit, self._memory, self._world, self._rank = unit, memory, world, memory.rank
+        self._unit, self._memory, self._rank = unit, memory, memory.rank
         self._plan = RowPlan(unit, world)
         unit.rows = []  # from here on its module leaves gradients there
         self._others = [rank for rank in range(world) if rank != self._rank]

@@ -40,11 +40,11 @@ def ring_of(unit: Unit) -> str:
     return "block" if unit.kind == "block" else "rest"
 
 
-def largest_by_ring(units: Sequence[Unit]) -> dict[str, int]:
-    """Elements of the longest unit of each ring."""
+def largest_by_ring(units: Sequence[Unit], elements: Callable[[Unit], int]) -> dict[str, int]:
+    """The most `elements` that a unit of each ring has."""
     sizes: dict[str, int] = {}
     for unit in units:
-        sizes[ring_of(unit)] = max(sizes.get(ring_of(unit), 0), unit.layout.total)
+        sizes[ring_of(unit)] = max(sizes.get(ring_of(unit), 0), elements(unit))
     return sizes
 
 
@@ -120,7 +120,7 @@ class Storage:
     def allocate_wires(self) -> None:
         """Make the buffers in which gradients travel, where they do not travel from where they are stored."""
         if self.stage.gradient is Placement.SHARD or self.dtypes.gradient != self.dtypes.wire:
-            for kind, size in largest_by_ring(self.trainable).items():
+            for kind, size in largest_by_ring(self.trainable, lambda unit: unit.layout.total).items():
                 ways = self._ways if kind == "block" else 1
                 buffers = [torch.zeros(size, dtype=self.dtypes.wire, device=self.device) for _ in range(ways)]
                 self.wires[kind] = [Slot(buffer) for buffer in buffers]

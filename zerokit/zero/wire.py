@@ -21,7 +21,7 @@ from zerokit.comm.peer import PeerMemory
 from zerokit.zero.lookup import is_table
 from zerokit.zero.placement import Collective
 from zerokit.zero.row_gradient import RowRoute
-from zerokit.zero.storage import Storage, ring_of
+from zerokit.zero.storage import Storage, largest_by_ring, ring_of
 from zerokit.zero.unit import Slot, Unit
 
 Gradients = Sequence[Tensor | None]
@@ -263,10 +263,8 @@ class PeerWire:
 
 def _landing_sizes(storage: Storage, world: int, ways: int) -> list[tuple[str, int, int]]:
     """Per ring: its kind, elements that one rank sends to another, and how many landing places it has."""
-    sizes: dict[str, int] = {}
-    for unit in storage.trainable:
-        needed = _route(unit).elements(unit, world, storage.dtypes.weight.itemsize)
-        sizes[ring_of(unit)] = max(sizes.get(ring_of(unit), 0), needed)
+    itemsize = storage.dtypes.weight.itemsize
+    sizes = largest_by_ring(storage.trainable, lambda unit: _route(unit).elements(unit, world, itemsize))
     return [(kind, size, ways if kind == "block" else 1) for kind, size in sizes.items()]
 
 
