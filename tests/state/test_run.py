@@ -71,6 +71,10 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
     again = zerokit(*words, cwd=tmp_path)
     assert (again.returncode, again.stdout, again.stderr) == (0, f"nothing left to do: step 2 of 2, in {run}\n", "")
     assert run / "summary.json" in files and {path: path.read_bytes() for path in files} == files
+    less = zerokit(*words, "train.steps=1", cwd=tmp_path)
+    told = f"zerokit: train.steps=1: {run}/state/step-00000002 is a state after step 2, "
+    assert less.returncode == 2 and less.stderr.startswith(told), less
+    assert {path: path.read_bytes() for path in files} == files
     (run / "state" / "step-00000002" / "manifest.json").write_text("damaged")
     told = zerokit(*words, cwd=tmp_path).stdout
     name = re.search(r"It is renamed to (step-00000002.damaged-\w+)", told)

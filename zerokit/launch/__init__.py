@@ -35,7 +35,7 @@ def launch(
     Raises:
         TrainingFailed: with rank and traceback of the root cause, if a worker failed.
         ConfigError: if the batch cannot be divided among the processes, there are fewer GPUs than processes, another
-            job uses the folder, or it holds a state of another training.
+            job uses the folder, or it holds a state of another training or of a step after the last.
         KeyboardInterrupt: after Ctrl-C; the workers have ended.
     """
     from omegaconf import OmegaConf
@@ -65,4 +65,4 @@ def finished(config: Config, run_dir: Path) -> dict[str, Any] | None:
     summary = read_summary(run_dir)
     saved = newest_step(run_dir / FOLDER)
     done = summary.get("status") == "finished" and summary.get("steps") == saved
-    return summary if done and saved >= config.train.steps else None
+    return summary if done and saved == config.train.steps else None

@@ -100,10 +100,10 @@ def refusal(path: Path, lines: Sequence[str]) -> str:
 
 
 def check_config(config: Mapping[str, Any], run_dir: Path) -> None:
-    """Refuse, before a worker starts, to go on from a state of another training.
+    """Refuse, before a worker starts, to go on from a state of another training, or of a step after the last.
 
     Raises:
-        ConfigError: with every field that differs.
+        ConfigError: with every field that differs, or both steps.
     """
     options = config["state"]
     now = identity(config)
@@ -116,4 +116,10 @@ def check_config(config: Mapping[str, Any], run_dir: Path) -> None:
             continue  # the workers say what is wrong with it, and take the one before
         if lines := differences(facts.get("training", {}), now, options["allow_changed"]):
             raise ConfigError(refusal(path, lines))
+        step, last = facts.get("step", 0), config["train"]["steps"]
+        if step > last:
+            raise ConfigError(
+                f"train.steps={last}: {path} is a state after step {step}, and steps are not undone. Raise "
+                "train.steps, or start anew in another folder (hydra.run.dir=DIR) with state.resume=never."
+            )
         return
