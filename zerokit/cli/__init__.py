@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -31,7 +32,9 @@ ASKING = {"-h", "--help"}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its status: 0 done, 1 failed, 2 wrong configuration, 130 interrupted."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    status = run(sys.argv[1:] if arguments is None else arguments)
+    gc.freeze()  # to look through all of torch for cycles on the way out takes a second
+    sys.exit(status)
 
 
 def run(words: list[str]) -> int:
