@@ -83,7 +83,7 @@ def test_the_same_command_has_the_same_folder_and_each_cell_its_own_command(tmp_
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert folder.name.startswith("zero-")
     summaries = [json.loads(file.read_text()) for file in sorted(folder.glob("*/summary.json"))]
-    assert [summary["command"].split(" ", 1)[1] for summary in summaries] == [
+    assert [summary["command"].split("cell_worker.py ", 1)[1] for summary in summaries] == [
         "launch.nproc=1 launch.device=cpu train.steps=4 scheduler=constant estimate.run=False "
         f"zero=stage{stage} train.seed=0"
         for stage in (0, 1)

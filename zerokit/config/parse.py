@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -105,6 +106,17 @@ def spell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(spell(item) for item in value)}]"
     return str(value)
+
+
+PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)\Z)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
+
+
+def quoted(text: str) -> str:
+    """Return a text as Hydra reads it on the command line: in quotes unless it is a plain word or path."""
+    if PLAIN.fullmatch(text):
+        return text
+    text = re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text)
+    return '"' + text.replace("${", "\\${") + '"'
 
 
 def unknown_key(path: str, key: str, allowed: Iterable[str]) -> ConfigError:

@@ -17,6 +17,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.config.terminal import complain
 from zerokit.estimate.start import start
+from zerokit.launch.again import tell_how_to_go_on
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
 from zerokit.sweep.cell import Cell, outcome
@@ -74,13 +75,20 @@ class Task:
                     )
                 if self.many:
                     config = grouped(config, Path(hydra.sweep.dir).name)
-                summary = self._run(config, Path(hydra.runtime.output_dir).resolve(), list(hydra.overrides.task))
+                folder = Path(hydra.runtime.output_dir).resolve()
+                summary = self._run(config, folder, list(hydra.overrides.task))
             except (TrainingFailed, ConfigError) as error:
                 complain(error)
                 self.told = True
                 if self.many:
                     raise JobFailed(str(error).splitlines()[0]) from error
-                sys.exit(1 if isinstance(error, TrainingFailed) else 2)
+                if isinstance(error, ConfigError):
+                    sys.exit(2)
+                self._tell_how_to_go_on(config, folder)
+                sys.exit(1)
+            except (KeyboardInterrupt, SystemExit):
+                self._tell_how_to_go_on(config, folder)
+                raise
         return outcome(summary, config.sweep.metric)
 
     def _run(self, config: Config, folder: Path, words: list[str]) -> dict[str, Any]:
@@ -93,6 +101,10 @@ class Task:
                 _stop(0)
             return read_summary(folder)
         return _lead(config, folder, self.entry) if inside else start(config, folder, self.entry, self.choice)
+
+    def _tell_how_to_go_on(self, config: Config, folder: Path) -> None:
+        if not self.many and joined_rank() is None:  # else the command is not known here
+            tell_how_to_go_on(config, folder, self.argv)
 
     def of_cell(self, words: list[str], choice: Choice | None) -> Task:
         """Return the task of one job whose folder is prepared; its command line is that of the job alone."""

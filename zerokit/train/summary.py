@@ -104,8 +104,10 @@ def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:
 def command(argv: list[str] | None = None) -> str:
     """The command line that started this process, or the one given, as one can type it again."""
     program, *words = sys.argv if argv is None else argv
-    start = ["python", "-m", "zerokit"] if Path(program).name == "__main__.py" else [Path(program).name]
-    return shlex.join(start + words)
+    path = Path(program)
+    if path.name == "__main__.py":
+        return shlex.join(["python", "-m", path.parent.name, *words])
+    return shlex.join([*(["python", program] if path.suffix == ".py" else [path.name]), *words])
 
 
 def commit() -> str | None:

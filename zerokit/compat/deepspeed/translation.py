@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from zerokit.compat.deepspeed.rows import FORMAT, LEAVE, Kind, Row
 from zerokit.compat.deepspeed.table import ALIASES, OPTIMIZERS, ROWS, SCHEDULERS, optimizer_kind
 from zerokit.config.errors import ConfigError, suggestion
-from zerokit.config.parse import parse_value, spell
+from zerokit.config.parse import parse_value, quoted, spell
 
 GROUPS = ("zero", "precision", "optimizer", "scheduler", "checkpointing", "tracker")
 KINDS = {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
@@ -71,8 +70,8 @@ class Translation:
 
 def _quoted(value: Any) -> str:
     """A value as Hydra reads it: texts of more than a word in quotes."""
-    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", value):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, str):
+        return quoted(value)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_quoted(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
