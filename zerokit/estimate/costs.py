@@ -84,3 +84,35 @@ def _tiles(rows: int, columns: int, height: int, width: int) -> int:
 def moved_bytes(*values: Any) -> int:
     """Bytes of all tensors among the values, each view for itself."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(*values))
+
+
+def moved_by(operation: Any, args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> int:
+    """Bytes that an operation reads and writes: all it is given and returns; of tables, the rows in use."""
+    of_rows = ROWS.get(str(getattr(operation, "overloadpacket", operation)))
+    return of_rows(*args) if of_rows is not None else moved_bytes(args, kwargs, output)
+
+
+def _embedding(table: Tensor, tokens: Tensor, *_: Any) -> int:
+    return moved_bytes(tokens) + 2 * tokens.numel() * moved_bytes(table[0])
+
+
+def _copy_rows(out: Tensor, tokens: Tensor, *_: Any) -> int:
+    return moved_bytes(tokens) + 2 * moved_bytes(out)
+
+
+def _send_rows(targets: list[Tensor], values: Tensor, ids: Tensor, *_: Any) -> int:
+    return moved_bytes(ids) + 2 * moved_bytes(values)
+
+
+def _add_rows(gradient: Tensor, values: Tensor, own: Tensor, landed: Any, places: Any, start: int, more: bool) -> int:
+    # Of every rank's rows this shard takes its part: together as many as one rank has.
+    return (1 + more) * moved_bytes(gradient) + moved_bytes(values, own, places)
+
+
+ROWS = {
+    "aten.embedding": _embedding,
+    "zerokit.copy_rows": _copy_rows,
+    "zerokit.send_rows": _send_rows,
+    "zerokit.add_rows": _add_rows,
+}
+"""Operations that touch a few rows of what they are given (see `zerokit.zero.lookup` and `row_gradient`)."""

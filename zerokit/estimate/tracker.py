@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zerokit.estimate.clock import Clock, Lane
 from zerokit.estimate.compiled import Backend
-from zerokit.estimate.costs import flops_of, moved_bytes, product_seconds, tensors_in
+from zerokit.estimate.costs import flops_of, moved_by, moved_bytes, product_seconds, tensors_in
 from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.ledger import Ledger
 from zerokit.estimate.memo import Known, Memo
@@ -92,7 +92,7 @@ class Tracker(TorchDispatchMode):
         if known is None or known.cost is None:
             flops = flops_of(function, args, kwargs, output)
             known = known or Known(None)
-            known.cost = self._kernel(function, args, flops, output, moved_bytes(args, kwargs, output))
+            known.cost = self._kernel(function, args, flops, output, moved_by(function, args, kwargs, output))
         self.clock.work(*known.cost)
 
     def _send(self, count: int) -> None:

@@ -1,0 +1,58 @@
+"""What operations on tables cost: the rows in use, however long the table is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from zerokit.estimate.hardware import TABLE
+from zerokit.estimate.tracker import Tracker
+from zerokit.zero.lookup import copy_rows
+from zerokit.zero.row_gradient import add_rows, send_rows
+
+TOKENS, DIM = 16, 64
+ROW = DIM * 4
+HARDWARE = dataclasses.replace(TABLE["h200_nvlink"], overhead=0.0, bandwidth=1.0)
+"""A second per byte."""
+
+
+def of(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def tokens() -> torch.Tensor:
+    return of(TOKENS, dtype=torch.int64)
+
+
+def looked_up(rows: int) -> None:
+    torch.nn.functional.embedding(tokens(), of(rows, DIM))
+
+
+def copied(rows: int) -> None:
+    copy_rows(of(TOKENS, DIM), tokens(), [of(rows // 2 * DIM)] * 2)
+
+
+def sent(rows: int) -> None:
+    used, bases = of(dtype=torch.int32), of(2, dtype=torch.int32)
+    send_rows([of(rows // 2 * DIM)], of(TOKENS, DIM), tokens(), used, bases, rows // 2 * DIM, 0)
+
+
+@pytest.mark.parametrize("operation", [looked_up, copied, sent])
+@pytest.mark.parametrize("rows", [1_000, 100_000])
+def test_rows_of_a_table_cost_what_they_take_to_read_and_write(operation, rows):
+    tracker = Tracker(HARDWARE)
+    with tracker.active():
+        operation(rows)
+    assert tracker.clock.busy["memory"] == pytest.approx(TOKENS * (8 + 2 * ROW))
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_a_shard_of_a_gradient_costs_itself_and_the_rows_that_it_gets(accumulate):
+    tracker, rows = Tracker(HARDWARE), 1_000
+    with tracker.active():
+        own = of(rows, dtype=torch.int32)
+        add_rows(of(rows * DIM), of(TOKENS, DIM), own, [of(rows * DIM)], [own], 0, accumulate)
+    shard = (1 + accumulate) * rows * ROW
+    assert tracker.clock.busy["memory"] == pytest.approx(shard + TOKENS * ROW + 2 * rows * 4)
