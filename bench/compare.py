@@ -34,7 +34,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--device", choices=("auto", "cuda", "cpu"), default="auto")
     add("--precision", choices=("bf16", "fp32"), default="bf16")
     add("--data", choices=SOURCES, help="tokens: synthetic, or stdlib, real text (synthetic; stdlib with --curve)")
-    add("--curve", type=int, metavar="N", help="losses of N steps from the first on, once, no warm-up")
+    add("--curve", type=int, metavar="N", help="losses of N steps, the warm-up's among them; one round")
     add("--baseline", help="the system that speeds are relative to (the fastest fsdp2)")
     add("--lr", type=float, default=1e-4)
     add("--seed", type=int, default=0)
@@ -59,7 +59,9 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if len(set(args.systems)) < len(args.systems):
         parser.error("--systems: each system once; --rounds repeats them.")
     if args.curve is not None:
-        args.steps, args.warmup, args.rounds = args.curve, 0, 1
+        args.steps, args.rounds = args.curve - args.warmup, 1
+        if args.steps < 1:
+            parser.error(f"--curve: expected more steps than the warm-up's {args.warmup}; got {args.curve}.")
     for name, least in (("steps", 1), ("warmup", 0), ("rounds", 1)):
         if getattr(args, name) < least:
             parser.error(f"--{name}: expected at least {least}; got {getattr(args, name)}.")

@@ -143,3 +143,11 @@ def test_recorded_runs_need_an_entry_of_the_hardware_table(tmp_path, capsys):
     with pytest.raises(SystemExit):
         estimate.arguments(["--results", str(tmp_path / "none.json"), "--hardware", "a100"])
     assert "no run of zerokit" in capsys.readouterr().err
+
+
+def test_a_curve_counts_its_warm_up_among_its_steps(capsys):
+    args = compare.arguments([*RUN, "--curve", "10", "--warmup", "4", "--rounds", "3"])
+    assert (args.warmup, args.steps, args.rounds, args.data) == (4, 6, 1, "stdlib")
+    with pytest.raises(SystemExit):
+        compare.arguments([*RUN, "--curve", "4", "--warmup", "4"])
+    assert "--curve: expected more steps than the warm-up's 4; got 4." in capsys.readouterr().err
