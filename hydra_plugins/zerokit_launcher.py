@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
 
+    from zerokit.sweep.predict import Forecast
+
 
 class ZerokitLauncher(Launcher):
     """Runs each job of a sweep in a process of its own and shows all of them in a table; see zerokit/sweep."""
@@ -27,6 +29,14 @@ class ZerokitLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs with the given overrides; a search calls it once for each batch."""
         return self._sweep.launch(job_overrides, initial_job_idx)
+
+    def forecast(self, overrides: Sequence[str]) -> Forecast | None:
+        """Return what is predicted of a job, or None where predictions decide nothing."""
+        return self._sweep.forecast(overrides)
+
+    def conclude(self, line: str) -> None:
+        """Say a line at the end of the sweep."""
+        self._sweep.conclusions.append(line)
 
 
 # No options of its own: `sweep.parallel` and the like are options of zerokit.

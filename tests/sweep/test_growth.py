@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.commands import python
+from tests.config.arguments import config
 from tests.sweep.cell_worker import FILLS, RAISES
 from zerokit.config.identity import ranks
 from zerokit.sweep.cell import State
 from zerokit.sweep.growth import Search, search
+from zerokit.sweep.predict import Forecast
 
 COMMAND = ("-m", "tests.sweep.cell_worker", "experiment=largest_model", "launch.nproc=1", "launch.device=cpu")
 COMMAND += (
@@ -23,6 +25,27 @@ COMMAND += (
 
 def ended(state, reason=""):
     return SimpleNamespace(state=state, reason=reason)
+
+
+class Launcher:
+    """Launches nothing: `largest` says what fits of each combination, `predicted` what is predicted to."""
+
+    def __init__(self, largest, predicted=None):
+        self.largest, self.predicted = largest, predicted
+        self.rounds, self.conclusions = [], []
+        self.conclude = self.conclusions.append
+
+    def forecast(self, job):
+        return self.predicted and Forecast(*((1.0, 2.0) if self.fits(job, self.predicted) else (2.0, 1.0)))
+
+    def launch(self, overrides, first):
+        self.rounds.append((first, [job[-1] for job in overrides]))
+        ends = {True: ended(State.FINISHED), False: ended(State.TOO_LARGE, "it is full")}
+        return [SimpleNamespace(cell=ends[self.fits(job, self.largest)]) for job in overrides]
+
+    @staticmethod
+    def fits(job, largest):
+        return int(job[-1].partition("=")[2]) <= next(most for word, most in largest.items() if word in job)
 
 
 @given(st.integers(0, 300), st.integers(1, 9), st.floats(1.0, 2.0))
@@ -47,18 +70,41 @@ def test_a_failure_that_is_not_about_memory_ends_a_search():
 
 
 def test_each_round_launches_one_cell_of_every_combination():
-    rounds = []
-
-    class Launcher:
-        def launch(self, overrides, first):
-            rounds.append((first, [job[-1] for job in overrides]))
-            fits = [int(job[-1].partition("=")[2]) <= (3 if "zero=stage0" in job else 6) for job in overrides]
-            return [SimpleNamespace(cell=ended(State.FINISHED if fit else State.TOO_LARGE)) for fit in fits]
-
-    found = search(Launcher(), ["zero=stage0,stage3"], "model.layers", start=2, most=64, accuracy=1.0)
+    launcher = Launcher({"zero=stage0": 3, "zero=stage3": 6})
+    found = search(launcher, ["zero=stage0,stage3"], "model.layers", start=2, most=64, accuracy=1.0)
     assert found == {"zero=stage0": 3, "zero=stage3": 6}
-    assert rounds[0] == (0, ["++model.layers=2", "++model.layers=2"])
-    assert rounds[2] == (4, ["++model.layers=3", "++model.layers=8"])
+    assert launcher.rounds[0] == (0, ["++model.layers=2", "++model.layers=2"])
+    assert launcher.rounds[2] == (4, ["++model.layers=3", "++model.layers=8"])
+    assert launcher.conclusions == [
+        "stage0: largest model.layers 3; 4 does not fit: it is full",
+        "stage3: largest model.layers 6; 7 does not fit: it is full",
+    ]
+
+
+def test_cells_run_from_the_largest_value_that_is_predicted_to_fit():
+    launcher = Launcher({"zero=stage0": 30, "zero=stage3": 70}, {"zero=stage0": 40, "zero=stage3": 64})
+    found = search(launcher, ["zero=stage0,stage3"], "model.layers", start=1, most=64, accuracy=1.1)
+    assert launcher.rounds[0] == (0, ["++model.layers=40", "++model.layers=64"])
+    assert found == {"zero=stage0": 30, "zero=stage3": 64}
+    assert [len(jobs) for _, jobs in launcher.rounds[1:]] == [1] * (len(launcher.rounds) - 1)
+    assert launcher.conclusions == [
+        "stage0: largest model.layers 30; 32 does not fit: it is full",
+        "stage3: largest model.layers 64, the most that is tried (hydra.sweeper.most)",
+    ]
+
+
+def test_nothing_that_fits_is_said():
+    launcher = Launcher({"zero=stage0": 0}, {"zero=stage0": 0})
+    assert search(launcher, ["zero=stage0"], "model.layers", start=1, most=64, accuracy=1.1) == {"zero=stage0": 0}
+    assert launcher.conclusions == ["largest model.layers none; 1 does not fit: it is full"]
+
+
+def test_only_on_a_cpu_has_the_overlay_a_limit_of_its_own(monkeypatch):
+    words = ("experiment=largest_model", "hydra.mode=RUN")
+    assert config(*words, "launch.device=cpu").estimate.memory_gib == 0.5
+    monkeypatch.setattr("zerokit.config.identity.visible_gpus", lambda: 2)
+    assert config(*words, "launch.device=auto").estimate.memory_gib is None
+    assert config(*words, "launch.device=auto", "estimate.memory_gib=7").estimate.memory_gib == 7
 
 
 def test_the_overlay_grows_the_model_until_memory_is_full(tmp_path):
@@ -70,6 +116,7 @@ def test_the_overlay_grows_the_model_until_memory_is_full(tmp_path):
         for stage in ("stage0", "stage2")
     }
     assert [max(n for n, state in sizes[stage].items() if state == "finished") for stage in sizes] == [5, 15]
+    assert "stage2: largest model.layers 15; 16 does not fit: " in result.stdout
     assert sizes["stage0"][6] == sizes["stage2"][16] == "too", "too large, which is no failure"
     broken = python(*COMMAND, f"train.seed={RAISES}", cwd=tmp_path, timeout=120)
     assert broken.returncode == 1, "a failure that is not the end of memory is one"

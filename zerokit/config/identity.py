@@ -58,11 +58,13 @@ def sweep_name(words: Sequence[str]) -> str:
 
 
 def register_resolvers(sweep: str) -> None:
-    """Let YAML files say `${zerokit.sweep:}` for the name of this sweep, `${zerokit.cell:}` for that of the cell, and
-    `${zerokit.ranks:}` for the numbers of processes that this host can run: `1,2,4`."""
+    """Let YAML files say `${zerokit.sweep:}` for the name of this sweep, `${zerokit.cell:}` for that of the cell,
+    `${zerokit.ranks:}` for the numbers of processes that this host can run: `1,2,4`, and
+    `${zerokit.on_cpu:${launch.device},VALUE}` for a value that only runs on the CPU get."""
     OmegaConf.register_new_resolver("zerokit.sweep", lambda: sweep, replace=True)
     OmegaConf.register_new_resolver("zerokit.cell", _resolve_cell, replace=True)
     OmegaConf.register_new_resolver("zerokit.ranks", lambda: ",".join(map(str, ranks(devices()))), replace=True)
+    OmegaConf.register_new_resolver("zerokit.on_cpu", _on_cpu, replace=True)
 
 
 def ranks(most: int) -> list[int]:
@@ -73,12 +75,21 @@ def ranks(most: int) -> list[int]:
 
 def devices() -> int:
     """Return how many GPUs can be seen, else the number of cores but at most `CPU_RANKS`, without asking torch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return visible_gpus() or min(cores, CPU_RANKS)
+
+
+def visible_gpus() -> int:
+    """Return how many GPUs can be seen, without asking torch."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = len(glob("/dev/nvidia[0-9]*"))
     if listed is not None:
         gpus = min(gpus, len([name for name in listed.split(",") if name.strip() not in ("", "-1")]))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return gpus or min(cores, CPU_RANKS)
+    return gpus
+
+
+def _on_cpu(device: str, value: Any) -> Any:
+    return value if device == "cpu" or not visible_gpus() else None
 
 
 def _resolve_cell(*, _root_: DictConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -76,6 +77,11 @@ class Board:
             if cell.state is State.RUNNING and time.monotonic() - self._said.get(id(cell), 0) > PLAIN_S:
                 self._line(cell, progress(cell, cell.figures()))
 
+    def asking(self, cell: Cell) -> None:
+        """What a cell would need is being predicted, before it is decided whether there will be one."""
+        if self._live is not None:
+            self._live.update(Text(f"predicting {printable(cell.label)}", style="dim"), refresh=True)
+
     def started(self, cell: Cell) -> None:
         """A cell has been started."""
         if self._live is None:
@@ -90,8 +96,9 @@ class Board:
         """Write one line above the table."""
         message(self._console, Text(printable(text)))
 
-    def finish(self, cells: list[Cell], report: Path | None) -> None:
-        """Show the whole table, why cells did not finish, and where the report is (there is none of a dry run)."""
+    def finish(self, cells: list[Cell], report: Path | None, conclusions: Sequence[str] = ()) -> None:
+        """Show the whole table, why cells did not finish, what is concluded, and where the report is (there is none of
+        a dry run)."""
         self._cells = cells
         self._console.print(self._heading())
         self._console.print(table(cells, self._console.width))
@@ -104,6 +111,8 @@ class Board:
                 message(self._console, text)
                 if cell.state is State.FAILED and (cell.folder / "logs").is_dir():
                     message(self._console, Text(f"  {near(cell.folder)}/logs", style="dim"))
+        for line in conclusions:
+            message(self._console, Text(printable(line), style="bold"))
         if report is None:
             return
         if any(not cell.state.over or cell.state in (State.FAILED, State.INTERRUPTED) for cell in cells):

@@ -154,7 +154,7 @@ def label_all(cells: Iterable[Cell], fixed: Iterable[str] = ()) -> None:
     if len(cells) > 1:
         common |= set.intersection(*(set(cell.words) for cell in cells))
     for cell in cells:
-        cell.label = " ".join(_short(word) for word in cell.words if word not in common) or cell.folder.name
+        cell.label = " ".join(short(word) for word in cell.words if word not in common) or cell.folder.name
 
 
 def outcome(summary: dict[str, Any], metric: str) -> float | None:
@@ -165,7 +165,7 @@ def outcome(summary: dict[str, Any], metric: str) -> float | None:
     return float(value) if is_number(value) else None
 
 
-def _short(word: str) -> str:
+def short(word: str) -> str:
     """Return a word without what a reader can guess: the group of a choice, the section of an option."""
     key, _, value = word.lstrip("+").partition("=")
     if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value):

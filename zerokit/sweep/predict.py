@@ -77,7 +77,7 @@ def _serve(asking: Connection, pipe: Connection, slot: Slot, parent: int) -> Non
     end_with(parent, signal.SIGTERM)
     Slot(gpus=slot.gpus).enter()
     sources: dict[str, Any] = {}
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionError):  # nobody asks any more
         while True:
             pipe.send(_forecast(pipe.recv(), sources))
 

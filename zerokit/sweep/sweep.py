@@ -23,7 +23,7 @@ from zerokit.launch.environment import joined_rank
 from zerokit.sweep import manifest
 from zerokit.sweep.board import Board
 from zerokit.sweep.cell import Cell, State, label_all, outcome
-from zerokit.sweep.predict import Predictor
+from zerokit.sweep.predict import Forecast, Predictor
 from zerokit.sweep.process import CellProcess
 from zerokit.sweep.slots import Slot, divide, visible_cores, visible_gpus
 from zerokit.sweep.task import Task, grouped
@@ -46,6 +46,8 @@ class Sweep:
         self._board: Board | None = None
         self._lock: int | None = None
         self._predictor: Predictor | None = None
+        self.conclusions: list[str] = []
+        """Lines to end with."""
         self._dry = bool(OmegaConf.select(config, "sweep.dry_run", default=False))
         if self._dry:  # Hydra's sweeper leaves its multirun.yaml in the folder
             self._nowhere = TemporaryDirectory()
@@ -80,6 +82,19 @@ class Sweep:
                 self._write()
         return [self._returned(cell) for cell in batch]
 
+    def forecast(self, words: Sequence[str]) -> Forecast | None:
+        """Return what is predicted of a cell without launching it; None where that does not decide whether it runs."""
+        setup_globals()
+        self._open()
+        cell = self._cell(list(words), len(self.cells))
+        del self._composed[id(cell)]
+        if cell.config is None or cell.config.sweep.force or not (self._dry or cell.config.estimate.run):
+            return None
+        with self._board, _terminated_as_interrupt():
+            label_all([cell], self._config.hydra.overrides.task)
+            self._board.asking(cell)
+            return self._predictor_for(self._slots([cell])[0]).forecast(cell.config)
+
     def finish(self) -> int:
         """Show how it ended, write the report, and return the exit status: 1 if a cell failed."""
         from zerokit.report import write_report
@@ -89,7 +104,7 @@ class Sweep:
         self._write()
         if self._dry:
             self._nowhere.cleanup()
-        self._board.finish(self.cells, None if self._dry else write_report(self.folder))
+        self._board.finish(self.cells, None if self._dry else write_report(self.folder), self.conclusions)
         return 1 if any(cell.state is State.FAILED for cell in self.cells) else 0
 
     def _open(self) -> None:
@@ -126,12 +141,9 @@ class Sweep:
     def _predict(self, cells: list[Cell], slot: Slot) -> None:
         """Predict the memory of cells, and decide which are not started because they do not fit."""
         wanted = [cell for cell in cells if self._dry or cell.config.estimate.run]
-        if wanted and self._predictor is None:
-            importlib.import_module("torch")  # here, where cells inherit it, and not only in the process that predicts
-            self._predictor = Predictor(slot)
         errors: dict[str, None] = {}
         for cell in wanted:
-            forecast = self._predictor.forecast(cell.config)
+            forecast = self._predictor_for(slot).forecast(cell.config)
             cell.predicted_gib, cell.choice = forecast.gib, forecast.choice
             if forecast.too_large and (self._dry or not cell.config.sweep.force):
                 cell.state, cell.reason = State.TOO_LARGE, forecast.too_large
@@ -140,6 +152,12 @@ class Sweep:
             self._board.show(self.cells)
         for error in errors:
             self._board.note(f"not predicted: {error}")
+
+    def _predictor_for(self, slot: Slot) -> Predictor:
+        if self._predictor is None:
+            importlib.import_module("torch")  # here, where cells inherit it, and not only in the process that predicts
+            self._predictor = Predictor(slot)
+        return self._predictor
 
     def _run_apart(self, cells: list[Cell], free: list[Slot]) -> None:
         """Run each cell in a process of its own, as many at a time as there are free slots."""
