@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.commands import python
 from tests.config.arguments import config
 from tests.sweep.cell_worker import FILLS, RAISES
-from zerokit.config.identity import ranks
+from zerokit.config.host import ranks
 from zerokit.sweep.cell import State
 from zerokit.sweep.growth import Search, search
 from zerokit.sweep.predict import Forecast
@@ -102,7 +102,7 @@ def test_nothing_that_fits_is_said():
 def test_only_on_a_cpu_has_the_overlay_a_limit_of_its_own(monkeypatch):
     words = ("experiment=largest_model", "hydra.mode=RUN")
     assert config(*words, "launch.device=cpu").estimate.memory_gib == 0.5
-    monkeypatch.setattr("zerokit.config.identity.visible_gpus", lambda: 2)
+    monkeypatch.setattr("zerokit.config.host.visible_gpus", lambda: 2)
     assert config(*words, "launch.device=auto").estimate.memory_gib is None
     assert config(*words, "launch.device=auto", "estimate.memory_gib=7").estimate.memory_gib == 7
 
@@ -120,6 +120,13 @@ def test_the_overlay_grows_the_model_until_memory_is_full(tmp_path):
     assert sizes["stage0"][6] == sizes["stage2"][16] == "too", "too large, which is no failure"
     broken = python(*COMMAND, f"train.seed={RAISES}", cwd=tmp_path, timeout=120)
     assert broken.returncode == 1, "a failure that is not the end of memory is one"
+
+
+def test_a_rank_has_as_many_threads_alone_as_beside_others(monkeypatch):
+    monkeypatch.setattr("zerokit.config.host.cores", lambda: 6)
+    monkeypatch.setattr("zerokit.config.host.visible_gpus", lambda: 3)
+    words = ("experiment=scaling", "hydra.mode=RUN")
+    assert [config(*words, f"launch.nproc={world}").launch.threads for world in (1, 2)] == [2, 2]
 
 
 def test_numbers_of_ranks_are_powers_of_two_and_all():

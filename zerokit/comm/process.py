@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from zerokit.comm.store import connect
 from zerokit.comm.stream import compute_first
+from zerokit.config.host import cores
 from zerokit.config.schema import LaunchConfig
 
 _store: dist.Store | None = None
@@ -113,5 +114,4 @@ def device_of(launch: LaunchConfig) -> torch.device:
 
 
 def _share_of_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

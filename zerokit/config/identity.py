@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 from collections.abc import Sequence
-from glob import glob
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from zerokit.config import host
 
 VIEWS = ("sweep", "run", "tracker", "state", "estimate", "profile")
 """Sections that change what is kept or shown of a run, not what it computes."""
@@ -19,7 +19,6 @@ OWN_WORDS = re.compile(
     r"(\+\+|\+|~)?(sweep\.|tracker[.=]|run\.|estimate\.|hydra\.sweep\.|hydra\.run\.|hydra[./]launcher)"
 )
 LENGTH = 8
-CPU_RANKS = 8
 
 
 def digest(values: dict[str, Any]) -> str:
@@ -59,37 +58,20 @@ def sweep_name(words: Sequence[str]) -> str:
 
 def register_resolvers(sweep: str) -> None:
     """Let YAML files say `${zerokit.sweep:}` for the name of this sweep, `${zerokit.cell:}` for that of the cell,
-    `${zerokit.ranks:}` for the numbers of processes that this host can run: `1,2,4`, and
+    `${zerokit.ranks:}` for the numbers of processes that this host can run: `1,2,4`, `${zerokit.threads:}` for the
+    threads that each of the most of them gets, and
     `${zerokit.on_cpu:${launch.device},VALUE}` for a value that only runs on the CPU get."""
     OmegaConf.register_new_resolver("zerokit.sweep", lambda: sweep, replace=True)
     OmegaConf.register_new_resolver("zerokit.cell", _resolve_cell, replace=True)
-    OmegaConf.register_new_resolver("zerokit.ranks", lambda: ",".join(map(str, ranks(devices()))), replace=True)
+    OmegaConf.register_new_resolver(
+        "zerokit.ranks", lambda: ",".join(map(str, host.ranks(host.devices()))), replace=True
+    )
+    OmegaConf.register_new_resolver("zerokit.threads", lambda: max(1, host.cores() // host.devices()), replace=True)
     OmegaConf.register_new_resolver("zerokit.on_cpu", _on_cpu, replace=True)
 
 
-def ranks(most: int) -> list[int]:
-    """Return 1, 2, 4, ... up to `most`, which is always among them."""
-    powers = [2**power for power in range(most.bit_length()) if 2**power < most]
-    return [*powers, most]
-
-
-def devices() -> int:
-    """Return how many GPUs can be seen, else the number of cores but at most `CPU_RANKS`, without asking torch."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return visible_gpus() or min(cores, CPU_RANKS)
-
-
-def visible_gpus() -> int:
-    """Return how many GPUs can be seen, without asking torch."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = len(glob("/dev/nvidia[0-9]*"))
-    if listed is not None:
-        gpus = min(gpus, len([name for name in listed.split(",") if name.strip() not in ("", "-1")]))
-    return gpus
-
-
 def _on_cpu(device: str, value: Any) -> Any:
-    return value if device == "cpu" or not visible_gpus() else None
+    return value if device == "cpu" or not host.visible_gpus() else None
 
 
 def _resolve_cell(*, _root_: DictConfig) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from zerokit.config.host import cores
 from zerokit.doctor.line import Line, bad, note, ok
 from zerokit.train.metrics import format_bytes
 
@@ -20,9 +21,9 @@ REDUCED = 16 << 20
 
 def host(quick: bool) -> Iterator[Line]:
     """Cores, memory, limits, and what two processes reach by gloo."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    whole = os.cpu_count() or cores
-    yield ok("CPU", f"{cores} of {whole} cores usable" if cores != whole else f"{cores} cores")
+    usable = cores()
+    whole = os.cpu_count() or usable
+    yield ok("CPU", f"{usable} of {whole} cores usable" if usable != whole else f"{usable} cores")
     yield _memory()
     yield from _shared_memory()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,0 +1,33 @@
+"""What this host has, found out without importing torch."""
+
+from __future__ import annotations
+
+import os
+from glob import glob
+
+CPU_RANKS = 8
+
+
+def ranks(most: int) -> list[int]:
+    """Return 1, 2, 4, ... up to `most`, which is always among them."""
+    powers = [2**power for power in range(most.bit_length()) if 2**power < most]
+    return [*powers, most]
+
+
+def devices() -> int:
+    """Return how many GPUs can be seen, else the number of cores but at most `CPU_RANKS`, without asking torch."""
+    return visible_gpus() or min(cores(), CPU_RANKS)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> int:
+    """Return how many GPUs can be seen, without asking torch."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = len(glob("/dev/nvidia[0-9]*"))
+    if listed is not None:
+        gpus = min(gpus, len([name for name in listed.split(",") if name.strip() not in ("", "-1")]))
+    return gpus
