@@ -42,6 +42,18 @@ def _terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _terminate_and_raise() -> None:
+    _terminate()
+    _raise()
+
+
+def _terminate_late() -> None:
+    """While this rank is being ended, since another has failed."""
+    time.sleep(1)
+    _terminate()
+    _hang()
+
+
 def _interrupt_and_repeat() -> None:
     """As `timeout -s INT` does: the process, then its group."""
     for _ in range(2):
@@ -75,6 +87,7 @@ def _leave() -> None:
 
 FAULTS = {
     "kill": _kill, "stop": _stop, "raise": _raise, "out_of_memory": _out_of_memory, "terminate": _terminate,
+    "terminate_and_raise": _terminate_and_raise, "terminate_late": _terminate_late,
     "interrupt_and_repeat": _interrupt_and_repeat, "hang": _hang, "flip": _flip, "leave": _leave,
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ def undisturbed(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize(("fault", "rank"), [("kill", 0), ("raise", 1)])
-def test_a_restart_goes_on_from_the_newest_state(tmp_path, undisturbed, fault, rank):
+def test_a_restart_goes_on_from_the_newest_state(tmp_path, capfd, undisturbed, fault, rank):
     outcome = run(tmp_path, *STATES, f"run.tags=[{fault}@{rank}@6]", "launch.max_restarts=1")
     assert outcome.status == 0, outcome.stderr
     summary = outcome.summary
@@ -28,6 +28,9 @@ def test_a_restart_goes_on_from_the_newest_state(tmp_path, undisturbed, fault, r
     assert summary["resumed_from"]["step"] in (2, 4)  # the save of step 4 may have been under way
     (failed,) = summary["attempts"]
     assert failed["status"] == "failed" and failed["error"].startswith(f"rank {rank} of 2 failed: ")
+    told = capfd.readouterr()
+    assert f"zerokit: restart 1 of 1 with 2 processes: {failed['error']}\n" == told.err
+    assert "failed" not in told.out, "an error that is not the end is none to people"
     assert "restart 1 of 1 with 2 processes" in outcome.log("launcher.log")
     assert failed["error"] in outcome.log("launcher.log")
 
@@ -36,6 +39,18 @@ def test_restarts_are_bounded(tmp_path):
     outcome = run(tmp_path, *STATES, "run.tags=[kill@1@2@9]", "launch.max_restarts=2")
     assert outcome.status == 1
     assert outcome.summary["status"] == "failed" and len(outcome.summary["attempts"]) == 2
+
+
+@pytest.mark.parametrize(
+    "tags", ["terminate_and_raise@1@3", "raise@1@3,terminate_late@0@3", "terminate@1@3,raise@1@save"]
+)
+def test_a_run_that_was_asked_to_end_is_not_started_again(tmp_path, capfd, tags):
+    """Row 7: the signal went to one rank, before or after a failure."""
+    outcome = run(tmp_path, "train.steps=300", f"run.tags=[{tags}]", "launch.max_restarts=1")
+    assert outcome.status == 1
+    summary, told = outcome.summary, capfd.readouterr().err
+    assert (summary["status"], summary["attempts"]) == ("failed", []) and "ValueError: the cause" in summary["error"]
+    assert "no restart: SIGTERM asked the run to end." in told and "restart 1" not in told
 
 
 def test_a_rank_that_keeps_failing_is_left_out(tmp_path):

@@ -8,6 +8,9 @@ everybody goes on up to it. In a step without a request this costs taking a lock
 [Note: ending a rank] A main thread that waits in a collective for a rank that is gone may never come back. So the
 thread waits a little for the main thread to leave on its own, which gives the better traceback, and then ends the
 process.
+
+[Note: whose signal it is] When a rank has ended, elastic sends SIGTERM to the others, once; every other signal is of
+somebody who wants the run to be over, so that it shall not start again.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +32,7 @@ from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
 from zerokit.config.errors import ConfigError
 from zerokit.fault.board import Board
-from zerokit.fault.signals import STACKS, Signals, Wish
+from zerokit.fault.signals import STACKS, Signals, Wish, leave_word
 from zerokit.fault.stacks import StackFile
 
 POLL_S, BUSY_POLL_S = 0.5, 0.05
@@ -45,6 +48,8 @@ SUSPENDED_S = 5.0
 CONSEQUENCES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 log = logging.getLogger("zerokit")
+END = logging.getLogger("zerokit.end")
+"""For why a run ended, which the launcher says on the terminal, or that it starts again."""
 
 
 class Ended(RuntimeError):
@@ -93,7 +98,7 @@ class Monitor:
         self._phase, self._since, self._extra = "start", time.monotonic(), 0.0
         self._steps, self._step_s, self._window = 0, 0.0, self._since
         self._leaving, self._done, self._closed = threading.Event(), False, False
-        self._wish = Wish()
+        self._wish, self._terminations = Wish(), 0
         self._deadline: float | None = None  # for the answers that are awaited
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
 
@@ -176,15 +181,20 @@ class Monitor:
                 self._end_soon(f"rank {self.rank}: the launcher cannot be reached any more ({error})", records=True)
 
     def _on_signal(self, number: int) -> None:
+        """See [Note: whose signal it is]."""
         wish, name = self._wish.note(number), signal.Signals(number).name
+        gone, failing = self._look_at(range(self.world)), self._leaving.is_set() and not self._done
+        self._terminations += number == signal.SIGTERM
+        if not gone or number != signal.SIGTERM or self._terminations > 1:
+            leave_word(number)
         if wish == 2:
             log.warning("%s, a second signal: ending at once", name)
             _exit(128 + number)
-        if self._leaving.is_set() and not self._done:  # the run fails, and whoever started it wants it to be over
+        if failing:
             threading.Timer(LEAVE_S, _exit, (1,)).start()
         elif self._done or self._frozen or self._phase == "end":
             log.info("%s: the run is ending already", name)
-        elif self._look_at_neighbour() is None:
+        elif not gone:
             self._board.post("stop", signal=number, rank=self.rank)
 
     def _look(self) -> None:
@@ -211,7 +221,12 @@ class Monitor:
 
     def _look_at_neighbour(self) -> dict[str, Any] | None:
         rank = self._board.neighbour()
-        if rank is None or not self._board.is_gone(rank):
+        return None if rank is None else self._look_at([rank])
+
+    def _look_at(self, ranks: Iterable[int]) -> dict[str, Any] | None:
+        """The message that the run has failed if the process of one of `ranks` on this host is gone."""
+        rank = next((rank for rank in ranks if self._board.is_gone(rank)), None)
+        if rank is None:
             return None
         pid = self._board.place(rank).pid
         cause = f"rank {rank} is gone: its process {pid} ended without a word (killed, perhaps out of memory)"
@@ -301,7 +316,9 @@ class Monitor:
         """See [Note: ending a rank]."""
         if self._leaving.wait(LEAVE_S):
             return
-        log.error("the run failed: %s", cause)
+        for number in self._signals.wait(0):
+            self._on_signal(number)
+        END.error("the run failed: %s", cause)
         if records or self.records():
             self._record("failed", cause)
         if os.environ.get("TORCHELASTIC_ERROR_FILE"):

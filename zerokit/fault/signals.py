@@ -7,6 +7,8 @@ import select
 import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -16,6 +18,24 @@ REPEAT_S = 1.0
 process and its group, or all processes of a job, of which the launcher tells the workers once more."""
 STACKS = signal.SIGUSR2
 """Makes a worker write the stacks of its threads into its log folder."""
+
+
+WORD = ".asked"
+"""How the name ends of what a worker leaves beside its error file when it was asked to end."""
+
+
+def leave_word(number: int) -> None:
+    """Let the launcher know that somebody asked this worker to end, so that it does not start it again."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        with suppress(OSError):
+            Path(file + WORD).write_text(str(number))
+
+
+def word_left(folder: Path) -> int | None:
+    """The signal by which a worker with its error file in `folder` was asked to end, None if none was."""
+    words = [int(path.read_text()) for path in folder.glob("*" + WORD)]
+    return words[0] if words else None
 
 
 class Wish:

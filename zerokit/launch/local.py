@@ -29,6 +29,7 @@ from zerokit.config.checks import CPU_PROCESSES
 from zerokit.config.errors import ConfigError
 from zerokit.config.terminal import complain
 from zerokit.fault import Ended
+from zerokit.fault.signals import word_left
 from zerokit.launch.errors import TrainingFailed
 from zerokit.launch.relay import RELAYED, Interrupted, Relay
 from zerokit.launch.team import Team
@@ -107,7 +108,10 @@ def _attempts(team: Team, run_dir: Path, entry: str, relay: Relay) -> dict[str, 
             if relay.killed:
                 raise Interrupted(relay.signal) from failure
             mark_ended(run_dir, "failed", failure.headline)
-            if relay.signal is not None or attempt == team.config.launch.max_restarts:
+            asked = relay.signal or failure.signal
+            if asked is not None or attempt == team.config.launch.max_restarts:
+                if attempt < team.config.launch.max_restarts:
+                    complain(f"no restart: {signal.Signals(asked).name} asked the run to end.")
                 raise
             team = team.after(failure.rank)
             _announce(run_dir, failure, attempt + 1, team)
@@ -138,7 +142,8 @@ def _attempt(team: Team, run_dir: Path, entry: str, attempt: int) -> dict[str, A
                 if failure.exitcode in (-number, 128 + number):
                     raise Interrupted(number) from None
             _raise_refusal(failure)
-            raise TrainingFailed(_describe(rank, failure, len(team.members), run_dir), rank) from None
+            text = _describe(rank, failure, len(team.members), run_dir)
+            raise TrainingFailed(text, rank, word_left(Path(errors))) from None
         except SignalException as error:
             raise SystemExit(128 + error.sigval) from None
 
@@ -157,11 +162,11 @@ def _cuda_was_asked() -> bool:
 def _announce(run_dir: Path, failure: TrainingFailed, restart: int, team: Team) -> None:
     """Say on the terminal and in `logs/launcher.log` that the workers start again, and why."""
     most = team.config.launch.max_restarts
-    text = f"{failure.headline}\nzerokit: restart {restart} of {most} with {len(team.members)} processes"
-    complain(text)
+    text = f"restart {restart} of {most} with {len(team.members)} processes"
+    complain(f"{text}: {failure.headline}")
     now = datetime.now().isoformat(timespec="seconds")
     with (run_dir / "logs" / "launcher.log").open("a", encoding="utf-8") as file:
-        file.write(f"{now} {failure}\n{now} {text.splitlines()[1]}\n")
+        file.write(f"{now} {failure}\n{now} {text}\n")
 
 
 def count_processes(launch: schema.LaunchConfig) -> int:

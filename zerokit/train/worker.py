@@ -15,9 +15,8 @@ import torch
 from zerokit.comm import Communicator
 from zerokit.comm.process import meeting_place, place, start
 from zerokit.config import registry
-from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config, LaunchConfig
-from zerokit.fault import Ended, Limits, Monitor, is_consequence
+from zerokit.fault import END, Ended, Limits, Monitor, is_consequence
 from zerokit.report import write_report
 from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER, step_path
@@ -65,8 +64,7 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
                 return view.end(**_train(trainer, cfg, config, folder, view, monitor))
         except Exception as error:
             failure = explained(error, cfg, trainer)
-            level = logging.INFO if isinstance(error, ConfigError) else logging.ERROR  # the launcher shows the former
-            log.log(level, "the training failed", exc_info=True)
+            END.error("the training failed", exc_info=True)
             cause = monitor.cause(failure)
             if monitor.records():
                 view.end(status="failed", error=cause)
@@ -199,7 +197,9 @@ class _View:
     def __init__(self, cfg: Config, config: dict[str, Any], folder: Path, facts: dict[str, Any]):
         self.cfg, self.config, self.folder, self.summary = cfg, config, folder, facts
         self.console = Console(cfg.train.steps)
-        logging.getLogger().addHandler(self.console.handler())
+        shown = self.console.handler()
+        shown.addFilter(lambda record: record.name != END.name)
+        logging.getLogger().addHandler(shown)
         self.tracker: Any = None
         self.file: MetricsFile | None = None
         self._trainer: Trainer | None = None
