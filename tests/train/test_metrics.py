@@ -19,6 +19,7 @@ from zerokit.train.metrics import (
     format_seconds,
     printable,
     read_metrics,
+    shared_unit,
 )
 
 
@@ -115,6 +116,21 @@ def test_bits_per_byte():
 )
 def test_format_bytes(count, text):
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("counts", "texts"),
+    [
+        ([487 << 20, 1100 << 20, None], ["0.48 GiB", "1.07 GiB"]),
+        ([12 << 20, 2 << 30], ["12.0 MiB", "2,048 MiB"]),
+        ([0, 80 << 30], ["0.00 GiB", "80.0 GiB"]),
+        ([500], ["500 B"]),
+        ([None], []),
+    ],
+)
+def test_numbers_of_bytes_of_one_table_share_a_unit_in_which_each_has_digits(counts, texts):
+    unit = shared_unit(counts)
+    assert [format_bytes(count, unit) for count in counts if count is not None] == texts
 
 
 @pytest.mark.parametrize(

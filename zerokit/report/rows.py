@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zerokit.report.cells import Cell, Sweep
 from zerokit.report.compare import frontier, parities, ratio, told
-from zerokit.train.metrics import format_bytes, format_count, loss_column, printable
+from zerokit.train.metrics import format_bytes, format_count, loss_column, printable, shared_unit
 
 TEXTS = ("cell", "state")
 """Columns that are no figures."""
@@ -38,10 +38,11 @@ def rows(sweep: Sweep, baseline: Cell | None) -> list[list[str]]:
     """Return the cells of the table, row by row; what is not known is empty."""
     best = frontier(sweep.cells)
     _, losses = loss_column(cell.loss for cell in sweep.cells)
-    return [_row(cell, loss, baseline, cell in best) for cell, loss in zip(sweep.cells, losses, strict=True)]
+    unit = shared_unit(size for cell in sweep.cells for size in (cell.peak, cell.predicted))
+    return [_row(cell, loss, unit, baseline, cell in best) for cell, loss in zip(sweep.cells, losses, strict=True)]
 
 
-def _row(cell: Cell, loss: str, baseline: Cell | None, best: bool) -> list[str]:
+def _row(cell: Cell, loss: str, unit: str, baseline: Cell | None, best: bool) -> list[str]:
     compared = baseline is not None and cell.status == "finished"
     speed = ratio(cell.speed, baseline.speed) if compared else None
     memory = ratio(cell.peak, baseline.peak) if compared else None
@@ -53,9 +54,9 @@ def _row(cell: Cell, loss: str, baseline: Cell | None, best: bool) -> list[str]:
         loss,
         format_count(cell.speed) if cell.speed else "",
         _times(speed),
-        format_bytes(cell.peak) if cell.peak else "",
+        format_bytes(cell.peak, unit) if cell.peak else "",
         _times(memory),
-        format_bytes(cell.predicted) if cell.predicted else "",
+        format_bytes(cell.predicted, unit) if cell.predicted else "",
         f"{(error - 1) * 100:+.1f} %" if error and cell.status == "finished" else "",
         "★" if best else "",
     ]

@@ -18,7 +18,7 @@ from zerokit.report.rows import columns, remarks, rows
 from zerokit.report.scatter import Point, scatter
 from zerokit.report.sections import KINDS as NAMES
 from zerokit.train.advice import advice
-from zerokit.train.metrics import format_bytes, format_count, printable
+from zerokit.train.metrics import format_bytes, format_count, printable, shared_unit
 
 COLORS = 8
 MAX_LINES = 16
@@ -120,7 +120,9 @@ def growth(view: View) -> str:
 
 def memory(view: View) -> str:
     """Memory by kind, with the prediction as a mark."""
-    bars = [_bar(cell) for cell in view.sweep.cells if cell.memory or cell.predicted]
+    known = [cell for cell in view.sweep.cells if cell.memory or cell.predicted]
+    unit = shared_unit(size for cell in known for size in (sum(cell.memory.values()), cell.predicted))
+    bars = [_bar(cell, unit) for cell in known]
     if not bars:
         return ""
     predicted = any(bar.mark for bar in bars)
@@ -212,11 +214,11 @@ def _row(cells: list[str]) -> str:
     return f'<tr><td>{number}</td><th scope="row">{label}</th><td class="state {css}">{status}</td>{body}</tr>'
 
 
-def _bar(cell: Cell) -> Bar:
+def _bar(cell: Cell, unit: str) -> Bar:
     parts = [(kind, cell.memory.get(kind, 0.0)) for kind in KINDS]
     measured = sum(size for _, size in parts)
-    note = f"predicted {format_bytes(cell.predicted)}" if cell.predicted else ""
-    text = format_bytes(measured) if measured else "not run"
+    note = f"predicted {format_bytes(cell.predicted, unit)}" if cell.predicted else ""
+    text = format_bytes(measured, unit) if measured else "not run"
     return Bar(
         f"{cell.number} {cell.label}", parts, text, note, mark=cell.predicted if measured and not cell.on_cpu else None
     )

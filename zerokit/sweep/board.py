@@ -16,7 +16,7 @@ from rich.text import Text
 
 from zerokit.sweep.cell import Cell, Figures, State
 from zerokit.train.console import message, never_fail_on_characters
-from zerokit.train.metrics import GIB, format_bytes, format_count, format_seconds, loss_column, printable
+from zerokit.train.metrics import format_bytes, format_count, format_seconds, loss_column, printable, shared_unit
 from zerokit.train.panel import near
 
 STYLES = {
@@ -171,12 +171,15 @@ def table(cells: list[Cell], width: int) -> Table:
     if predicted:
         grid.add_column("predicted", no_wrap=True, justify="right")
     bar = BAR if width >= 100 or not predicted else 0
+    size = shared_unit(
+        size for cell, known in zip(cells, figures, strict=True) for size in (known.memory, cell.predicted)
+    )
     for cell, known, loss in zip(cells, figures, losses, strict=True):
-        grid.add_row(*_row(cell, known, loss, predicted, bar), style="dim" if cell.state is State.WAITING else "")
+        grid.add_row(*_row(cell, known, loss, size, predicted, bar), style="dim" if cell.state is State.WAITING else "")
     return grid
 
 
-def _row(cell: Cell, figures: Figures, loss: str, predicted: bool, bar: int) -> list[Text | str]:
+def _row(cell: Cell, figures: Figures, loss: str, unit: str, predicted: bool, bar: int) -> list[Text | str]:
     state = Text(cell.state.value, style=STYLES[cell.state])
     if cell.earlier:
         state.append(" *", style="dim")
@@ -186,9 +189,9 @@ def _row(cell: Cell, figures: Figures, loss: str, predicted: bool, bar: int) -> 
         _steps(cell, figures, bar),
         loss,
         "" if figures.tokens_per_sec is None else format_count(figures.tokens_per_sec),
-        "" if figures.memory is None else format_bytes(figures.memory),
+        "" if figures.memory is None else format_bytes(figures.memory, unit),
     ]
-    return row + ([format_bytes(cell.predicted_gib * GIB) if cell.predicted_gib else ""] if predicted else [])
+    return row + ([format_bytes(cell.predicted, unit) if cell.predicted else ""] if predicted else [])
 
 
 def _steps(cell: Cell, figures: Figures, bar: int) -> Text | str:

@@ -75,6 +75,11 @@ class Cell:
         task = getattr(self.config.data.options, "task", "tokens") if self.config else "tokens"
         return counted({"counted": "tokens" if task == "tokens" else "samples"} | read_summary(self.folder))
 
+    @property
+    def predicted(self) -> float | None:
+        """Predicted peak bytes of a rank."""
+        return None if self.predicted_gib is None else self.predicted_gib * GIB
+
     def has_finished(self) -> bool:
         """Whether the folder holds a finished run of this configuration."""
         return read_summary(self.folder).get("status") == "finished" and self._same_config()

@@ -15,7 +15,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.launch.parent import end_with
 from zerokit.sweep.slots import Slot
-from zerokit.train.metrics import GIB
+from zerokit.train.metrics import GIB, format_bytes, shared_unit
 
 if TYPE_CHECKING:
     from zerokit.estimate.choose import Choice
@@ -38,7 +38,9 @@ class Forecast:
         """Why the cell does not fit, or None."""
         if self.gib is None or self.limit_gib is None or self.gib <= self.limit_gib:
             return None
-        return f"predicted {self.gib:.3g} GiB of a rank, which may take {self.limit_gib:.3g} GiB (estimate.memory_gib)"
+        sizes = (self.gib * GIB, self.limit_gib * GIB)
+        needed, limit = (format_bytes(size, shared_unit(sizes)) for size in sizes)
+        return f"predicted {needed} of a rank, which may take {limit} (estimate.memory_gib)"
 
 
 class Predictor:

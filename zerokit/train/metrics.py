@@ -15,6 +15,7 @@ from zerokit.config.parse import is_number
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
+BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 BITS = "bits/byte"
 """Unit of the loss where tokens are bytes."""
 TAIL = 8192
@@ -195,14 +196,22 @@ def counted(summary: Mapping[str, Any]) -> str:
     return "samples" if summary.get("counted") == "samples" else "tokens"
 
 
-def format_bytes(count: float) -> str:
-    """Return a number of bytes with three digits and a binary unit: `1.50 GiB`."""
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if abs(size) < 1000:
-            break
-        size, unit = size / 1024, larger
+def format_bytes(count: float, unit: str | None = None) -> str:
+    """Return a number of bytes with three digits and a binary unit: `1.50 GiB`; in `unit`, if that is given."""
+    unit = unit or _unit(count)
+    size = count / 1024 ** BYTES.index(unit)
     return f"{_three_digits(size)} {unit}" if unit != "B" else f"{size:.0f} B"
+
+
+def shared_unit(counts: Iterable[float | None]) -> str:
+    """Return a unit for all numbers of bytes of a table: that of the largest, or one in which the least has digits."""
+    known = [count for count in counts if count]
+    units = BYTES[: BYTES.index(_unit(max(known, default=0))) + 1]
+    return next((unit for unit in reversed(units) if min(known, default=0) >= 0.1 * 1024 ** BYTES.index(unit)), "B")
+
+
+def _unit(count: float) -> str:
+    return next((unit for power, unit in enumerate(BYTES) if abs(count) < 1000 * 1024**power), BYTES[-1])
 
 
 def format_count(count: float) -> str:
@@ -233,7 +242,7 @@ def format_seconds(seconds: float) -> str:
 
 def _three_digits(size: float) -> str:
     if abs(size) >= 99.95:
-        return f"{size:.0f}"
+        return f"{size:,.0f}"
     return f"{size:.1f}" if abs(size) >= 9.995 else f"{size:.2f}"
 
 
