@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.config.errors import ConfigError, suggestion
+from zerokit.config.files import read_mapping
 from zerokit.config.identity import VIEWS
 from zerokit.config.parse import is_number
 from zerokit.report.run import FILES, Run, load_run
@@ -159,7 +159,7 @@ def load_sweep(directory: Path) -> Sweep:
     Raises:
         FileNotFoundError: if there are none.
     """
-    listed = _manifest(directory)
+    listed = read_mapping(directory / MANIFEST)
     known = {str(entry["folder"]): entry for entry in _list(listed.get("cells")) if _is_entry(entry)}
     folders = [directory / name for name in known]
     others = [folder for folder in _run_folders(directory) if folder.relative_to(directory).as_posix() not in known]
@@ -232,14 +232,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             continue
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _manifest(directory: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((directory / MANIFEST).read_text(encoding="utf-8", errors="replace"))
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _is_entry(entry: Any) -> bool:

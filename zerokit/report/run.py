@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,9 @@ from typing import Any
 
 import yaml
 
+from zerokit.config.files import read_mapping
 from zerokit.config.parse import is_number
 from zerokit.train.metrics import counted, read_metrics
-
-log = logging.getLogger(__name__)
 
 NUMBERS = ("loss", "loss_first", "predicted_gib", "seconds", "tokens", "tokens_per_sec", "tokens_per_sec_per_gpu")
 NUMBERS += ("world_size",)
@@ -112,21 +109,10 @@ def load_run(directory: Path) -> Run:
         )
     return Run(
         directory,
-        _read(directory / "config.yaml", yaml.safe_load, yaml.YAMLError),
-        _sound(_read(directory / "summary.json", json.loads, json.JSONDecodeError)),
+        read_mapping(directory / "config.yaml", yaml.safe_load),
+        _sound(read_mapping(directory / "summary.json")),
         read_metrics(directory / "metrics.jsonl"),
     )
-
-
-def _read(path: Path, parse: Any, error: type[Exception]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = parse(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, error) as problem:
-        log.warning("%s was left out: %s", path, str(problem).splitlines()[0])
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _sound(summary: dict[str, Any]) -> dict[str, Any]:

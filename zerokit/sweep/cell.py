@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from zerokit.config.files import read_mapping
 from zerokit.config.identity import digest
 from zerokit.config.parse import is_number
 from zerokit.config.schema import Config
@@ -129,11 +130,7 @@ class Cell:
         wanted = digest(self.config.to_dict())
         if self.config.zero.auto:
             return predicted_facts(self.folder).get("asked") == wanted
-        try:
-            saved = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):
-            return False
-        return isinstance(saved, dict) and digest(saved) == wanted
+        return digest(read_mapping(self.folder / "config.yaml", yaml.safe_load)) == wanted
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import zerokit
+from zerokit.config.files import read_mapping
 from zerokit.report import write_report
 from zerokit.state.folder import FOLDER, saved_states
 
@@ -34,24 +35,19 @@ PREDICTION = "prediction.json"
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """Replace summary.json in one move, so that a reader never sees half of it."""
+    """Replace summary.json in one move, so that a reader never sees half of it, nor does one after a power loss."""
     path = run_dir / "summary.json"
     draft = path.with_suffix(".json.tmp")
-    draft.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(draft, path)
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
-    """The summary in a run's folder; empty where there is none that can be read."""
-    return _read(run_dir / "summary.json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # no JSON, or no UTF-8
-        return {}
-    return values if isinstance(values, dict) else {}
+    """The summary in a run's folder; empty where there is none, and with a warning where it cannot be read."""
+    return read_mapping(run_dir / "summary.json")
 
 
 def has_ended(run_dir: Path) -> bool:
@@ -81,7 +77,7 @@ def earlier_attempts(run_dir: Path) -> list[dict[str, Any]]:
 
 def predicted_facts(run_dir: Path) -> dict[str, Any]:
     """What was predicted for the run before it started; empty where nothing was."""
-    return _read(run_dir / PREDICTION)
+    return read_mapping(run_dir / PREDICTION)
 
 
 def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:
