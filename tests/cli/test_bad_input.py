@@ -36,7 +36,7 @@ ROWS: dict[str, list[tuple[str, str]]] = {
         ("--config-path binary_folder --config-name config", "binary_folder cannot be read"),
         ("--config-path unreadable_folder --config-name config", "unreadable_folder cannot be read"),
         ("data=text", "data.files: expected at least one file"),
-        ("data=text data.files=[nowhere]", "data.files: no file matches nowhere"),
+        ("data=text data.files=[nowhere]", "data.files: no file matches 'nowhere' (looked from"),
         ("data=text data.files=[empty]", "data.files: no file matches 'empty' (that is a folder"),
         ("hydra.run.dir=file", "Cannot use file: File exists. Choose another output folder"),
         ("hydra.run.dir=file/x", "Cannot use file/x: Not a directory"),
@@ -179,6 +179,7 @@ def test_bad_input_is_one_line_that_says_what_is_wrong(folder, capfd, command, w
     assert (out, err.count("\n")) == ("", 1), err
     assert err.startswith("zerokit: ") and message in err
     assert files(folder) == before
+    assert not Path("outputs").exists() or "dry_run" in words, "no empty folder of a run is left"
     say(err, terminal := Terminal())
     assert all(len(row) <= 80 or " " not in row.strip() for row in terminal.getvalue().splitlines())
 

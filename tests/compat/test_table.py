@@ -214,6 +214,14 @@ def test_auto_is_resolved_or_says_what_is_missing():
         translate(config)
 
 
+def test_all_that_is_not_taken_over_is_told_at_once():
+    offload = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "nvme", "nvme_path": "/fast"}}
+    with pytest.raises(ConfigError) as refused:
+        translate({"optimizer": {"type": "Adam"}, "zero_optimization": {"stage": 3, **offload}})
+    keys = [line.partition(" is not supported: there is no offload: ")[0] for line in str(refused.value).splitlines()]
+    assert keys == ["zero_optimization.offload_optimizer.device=cpu", "zero_optimization.offload_param.device=nvme"]
+
+
 KINDS = [("optimizer", name, kind) for name, kind in OPTIMIZERS.items()] + [
     ("scheduler", name, kind) for name, kind in SCHEDULERS.items()
 ]

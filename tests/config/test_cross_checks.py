@@ -25,7 +25,8 @@ from zerokit.config.schema import LaunchConfig
             "onebit_adam does not work at zero.stage=2.* Choose zero=stage0 or zero=stage1, or",
         ),
         (["optimizer=onebit_adam", "zero=stage3"], "onebit_adam does not work at zero.stage=3"),
-        (["data=text", "data.files=[no_such_file]"], "no file matches no_such_file"),
+        (["checkpointing=cpu", "train.cuda_graph=true"], "checkpointing=cpu takes other host memory in every step"),
+        (["data=text", "data.files=[no_such_file]"], "no file matches 'no_such_file'"),
     ],
 )
 def test_groups_that_do_not_fit_each_other(words, message):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
+from zerokit.config.files import matching_files
 from zerokit.config.schema import Config, LaunchConfig
 
 CPU_PROCESSES = 2
@@ -32,6 +32,7 @@ def check(config: Config) -> None:
     _check_schedule(config)
     _check_data(config)
     _check_profile(config)
+    _check_graph(config)
     _check_tracker(config)
 
 
@@ -82,13 +83,19 @@ def _check_profile(config: Config) -> None:
         )
 
 
+def _check_graph(config: Config) -> None:
+    if config.train.cuda_graph and config.checkpointing.name == "cpu":
+        raise ConfigError(
+            "train.cuda_graph=true replays copies to the addresses of one step, and checkpointing=cpu takes other host "
+            "memory in every step. Set train.cuda_graph=false, or choose checkpointing=full or selective."
+        )
+
+
 def _check_data(config: Config) -> None:
     """Check zerokit's own models against its own data; what others register is theirs to check."""
     model, data = config.model, config.data
     if data.name == "text":
-        for pattern in data.options.files:
-            if not glob(os.path.expanduser(pattern), recursive=True):
-                raise ConfigError(f"data.files: no file matches {pattern}, seen from {os.getcwd()}.")
+        matching_files("data.files", data.options.files)
     if model.name not in (*LANGUAGE_MODELS, "mlp") or data.name not in DATA:
         return
     task = getattr(data.options, "task", "tokens")

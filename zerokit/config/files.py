@@ -1,4 +1,4 @@
-"""Reading the small JSON and YAML files that runs leave, which may be half written, or changed by hand."""
+"""Files that people and runs leave: those of data, and small JSON and YAML files, perhaps half written."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import logging
 from collections.abc import Callable
 from functools import lru_cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from zerokit.config.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -36,3 +39,20 @@ def read_mapping(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[s
 def _warn(_: Path, path: Path, problem: str) -> None:
     """Once for each file and problem: tables of a sweep read the files of its cells again and again."""
     log.warning("%s was left out: %s", path, problem)
+
+
+def matching_files(key: str, patterns: list[str]) -> list[Path]:
+    """Files that `patterns` (paths or globs, `**` and `~` allowed), the value of `key`, name, sorted, each once.
+
+    Raises:
+        ConfigError: one of them names no file.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        paths = [Path(match) for match in glob(str(Path(pattern).expanduser()), recursive=True)]
+        files = [path for path in paths if path.is_file()]
+        if not files:
+            hint = f"that is a folder: use {pattern.rstrip('/')}/**/*.txt" if paths else f"looked from {Path.cwd()}"
+            raise ConfigError(f"{key}: no file matches {pattern!r} ({hint}).")
+        found.update(path.resolve() for path in files)
+    return sorted(found)

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from glob import glob
 from pathlib import Path
 from sysconfig import get_paths
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from zerokit.config.data_info import DataInfo
 from zerokit.config.errors import ConfigError
+from zerokit.config.files import matching_files
 from zerokit.data._source import TokenSource
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -86,24 +86,11 @@ def build_stdlib(options, seed: int) -> TokenSource:
     return source_of(stdlib_corpus(options.held_out_percent), "Python's standard library", options.seq_len, seed)
 
 
-def matching_files(patterns: list[str]) -> list[Path]:
-    """Files that `patterns` (paths or globs, `**` and `~` allowed) name, sorted, each once."""
-    found: set[Path] = set()
-    for pattern in patterns:
-        paths = [Path(match) for match in glob(str(Path(pattern).expanduser()), recursive=True)]
-        files = [path for path in paths if path.is_file()]
-        if not files:
-            hint = f"that is a folder: use {pattern.rstrip('/')}/**/*.txt" if paths else f"looked from {Path.cwd()}"
-            raise ConfigError(f"data.files: no file matches {pattern!r} ({hint})")
-        found.update(path.resolve() for path in files)
-    return sorted(found)
-
-
 @lru_cache(maxsize=1)
 def text_corpus(patterns: tuple[str, ...], percent: int) -> Corpus:
     """The user's files; the last `percent` % of each file are held out, so that one file is enough."""
     train, held_out = [], []
-    files = matching_files(list(patterns))
+    files = matching_files("data.files", list(patterns))
     for path in files:
         content = _content(path)
         cut = len(content) - len(content) * percent // 100

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zerokit.comm.stream import COMPUTE
+from zerokit.config.errors import ConfigError
 from zerokit.zero.engine import Engine
 
 Batch = tuple[Tensor, ...]
@@ -34,11 +35,11 @@ class CapturedStep:
 
     def __init__(self, engine: Engine, step: Callable[[Sequence[Batch]], Tensor]):
         if engine.device.type != "cuda":
-            raise ValueError(
+            raise ConfigError(
                 f"train.cuda_graph=true needs a GPU; this rank computes on {engine.device.type}. Set it to false."
             )
         if engine.changes:
-            raise ValueError(
+            raise ConfigError(
                 "train.cuda_graph=true replays one recorded step, and this optimizer's steps change after its warm-up. "
                 "Set it to false."
             )

@@ -95,6 +95,7 @@ class _Translator:
         self._config, self._facts = config, facts
         self._given = dict(_leaves(config, ""))
         self._result = Translation({"batch.global": None, "batch.micro": None, "batch.accumulation": None})
+        self._refused: list[str] = []
 
     def run(self) -> Translation:
         self._choose_precision()
@@ -103,6 +104,8 @@ class _Translator:
         for group in KINDS:
             if self._config.get(group) is not None:
                 self._choose(group, self._config[group])
+        if self._refused:
+            raise ConfigError("\n".join(self._refused))
         place = {key: index for index, key in enumerate(_in_order(self._config, ""))}
         self._result.notes.sort(key=lambda note: place[note.key])
         return self._result
@@ -124,7 +127,7 @@ class _Translator:
         """Put one row into effect; `group` is that of an optimizer's or scheduler's parameters."""
         value = self._value(row, key, given)
         if row.accepts is not None and row.key in given:
-            _refuse(row, key, value)
+            self._refused += _refusals(row, key, value)
         became = self._set(row, key, value, f"{group}.{row.to}" if group and row.to else row.to)
         if row.script:
             self._result.script[key] = value
@@ -241,13 +244,11 @@ def _in_order(config: Mapping[str, Any], path: str) -> Iterator[str]:
             yield from _in_order(value, f"{path}{key}.")
 
 
-def _refuse(row: Row, key: str, value: Any) -> None:
-    """Raise ConfigError for a value that asks for what is not there."""
+def _refusals(row: Row, key: str, value: Any) -> list[str]:
+    """A line for a value that asks for what is not there."""
     if row.kind is dict:
-        if _enabled(value):
-            raise ConfigError(f"{key} is not supported: {row.note}. Remove the section.")
-    elif value not in row.accepts:
-        raise ConfigError(f"{key}={spell(value)} is not supported: {row.note}. Remove the key.")
+        return [f"{key} is not supported: {row.note}. Remove the section."] if _enabled(value) else []
+    return [] if value in row.accepts else [f"{key}={spell(value)} is not supported: {row.note}. Remove the key."]
 
 
 def _enabled(section: Any) -> bool:
