@@ -13,13 +13,26 @@ SMALL = ("launch=cpu", "model.dim=48", "model.layers=2", "model.heads=4", "data=
 
 
 def test_tables_and_file(tmp_path):
-    words = ("estimate.hardware=h200_nvlink", "estimate.world=[1,2,64]", "estimate.json=out.json", "zero=stage3")
+    words = (
+        "estimate.hardware=h200_nvlink",
+        "estimate.world=[1,2,4,8,16,32,64,100000]",
+        "estimate.json=out.json",
+        "zero=stage3",
+    )
     result = zerokit("estimate", *SMALL, *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
-    for text in ("activations", "logits and loss", "stage 3*", "selective", "64 ranks", "tokens/s per rank"):
+    assert max(map(len, lines)) <= 80 and "…" not in result.stdout
+    for text in (
+        "activations",
+        "logits and loss",
+        "stage 3*",
+        "selective",
+        " 64 ranks",
+        "100,000 ranks",
+        "tokens/s per rank",
+    ):
         assert text in result.stdout
     figures = json.loads((tmp_path / "out.json").read_text())
     cells = {(p["stage"], p["world"], p["checkpointing"]): p for p in figures["predictions"]}

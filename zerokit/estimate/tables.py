@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from zerokit.estimate.prediction import GIB, Prediction
 from zerokit.train.metrics import format_bytes, format_count, format_seconds
 
 WIDTH = 80
+LABEL = 20
 TRAFFIC = {
     "all_gather": "all-gather",
     "reduce_scatter": "reduce-scatter",
@@ -37,9 +39,10 @@ def show(comparison: Comparison) -> None:
     console.print(_by_kind(comparison, cells))
     console.print(_by_policy(comparison, cells))
     if len(comparison.worlds) > 1:
-        console.print(_by_world(comparison, f"{cells.unit} at the peak", cells.peak))
-        if comparison.timed:
-            console.print(_by_world(comparison, _speed(comparison), lambda p: format_count(_per_rank(p))))
+        for table in _by_world(comparison, f"{cells.unit} at the peak", cells.peak):
+            console.print(table)
+        for table in _by_world(comparison, _speed(comparison), _per_rank) if comparison.timed else ():
+            console.print(table)
     for line in _notes(comparison):
         console.print(Text(line, style="dim"))
 
@@ -58,7 +61,7 @@ def _header(comparison: Comparison) -> Text:
 
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", title_justify="left")
-    table.add_column(title, no_wrap=True, min_width=18)
+    table.add_column(title, no_wrap=True, min_width=LABEL - 2)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
@@ -93,8 +96,8 @@ def _speed(comparison: Comparison) -> str:
     return f"{comparison.counted}/s per rank"
 
 
-def _per_rank(prediction: Prediction) -> float:
-    return prediction.tokens_per_sec / prediction.world
+def _per_rank(prediction: Prediction) -> str:
+    return format_count(prediction.tokens_per_sec / prediction.world)
 
 
 def _by_kind(comparison: Comparison, cells: _Cells) -> Table:
@@ -119,7 +122,7 @@ def _calls(prediction: Prediction, kind: str) -> str:
 def _times(comparison: Comparison) -> list[Row]:
     return [
         ("time of a step", lambda p: format_seconds(p.seconds)),
-        (_speed(comparison), lambda p: format_count(_per_rank(p))),
+        (_speed(comparison), _per_rank),
         ("most of it", lambda p: "{} {:.0%}".format(*p.bound())),
     ]
 
@@ -137,11 +140,20 @@ def _by_policy(comparison: Comparison, cells: _Cells) -> Table:
     return _filled(_table(title, names), rows, comparison.policies)
 
 
-def _by_world(comparison: Comparison, title: str, cell: Callable[[Prediction], str]) -> Table:
-    table = _table(f"\n{title}", (f"\n{world:,} rank{'s' * (world > 1)}" for world in comparison.worlds))
-    for row in comparison.by_world:
-        table.add_row(f"stage {row[0].stage}", *map(cell, row))
-    return table
+def _by_world(comparison: Comparison, title: str, cell: Callable[[Prediction], str]) -> Iterator[Table]:
+    """Tables of all numbers of ranks, each of as many as the width has room for."""
+    heads = [f"{world:,} rank{'s' * (world > 1)}" for world in comparison.worlds]
+    columns = [
+        [head, *map(cell, made)] for head, made in zip(heads, zip(*comparison.by_world, strict=True), strict=True)
+    ]
+    while columns:
+        widths = accumulate(2 + max(map(len, column)) for column in columns)
+        count = max(1, sum(width <= WIDTH - LABEL for width in widths))
+        shown, columns = columns[:count], columns[count:]
+        table = _table(f"\n{title}", (f"\n{head}" for head, *_ in shown))
+        for row, *texts in zip(comparison.by_world, *(column[1:] for column in shown), strict=True):
+            table.add_row(f"stage {row[0].stage}", *texts)
+        yield table
 
 
 def _notes(comparison: Comparison) -> list[str]:
