@@ -43,6 +43,26 @@ def test_the_table_is_whole_in_80_columns(tmp_path, predicted):
     assert lines[1].split()[:3] == ["stage0", "bf16", "waiting"] and "123k" not in lines[1], "files of an earlier run"
 
 
+def test_a_long_name_is_wrapped_at_the_end_and_cut_while_cells_run(tmp_path):
+    label = "stage2 bf16 selective micro=16"
+    cells = [cell(tmp_path, label, State.RUNNING, predicted_gib=120.25)]
+    for one_line in (True, False):
+        console = rich.console.Console(file=io.StringIO(), width=80, highlight=False)
+        console.print(table(cells, 80, one_line))
+        head, *lines = console.file.getvalue().splitlines()
+        assert max(map(len, [head, *lines])) <= 80 and "predicted" in head
+        name = " ".join(line[: head.index("state")].strip() for line in lines)
+        assert (name == label, len(lines) == 1) == (not one_line, one_line)
+
+
+def test_figures_that_no_cell_has_take_no_room(tmp_path):
+    console = rich.console.Console(file=io.StringIO(), width=80, highlight=False)
+    label = "stage2 bf16 checkpointing=selective micro=16 every_k"
+    console.print(table([Cell([], tmp_path, None, label, State.WAITING, predicted_gib=1.0)], 80, True))
+    head, line = console.file.getvalue().splitlines()
+    assert head.split() == ["cell", "state", "predicted"] and label in line
+
+
 def test_brackets_in_a_cells_name_are_shown(tmp_path):
     console = rich.console.Console(file=io.StringIO(), width=80, highlight=False)
     console.print(table([Cell([], tmp_path, None, "files=[book.txt]", State.WAITING)], 80))
@@ -120,10 +140,9 @@ def test_the_loss_has_one_unit_which_the_heading_names_in_table_and_markdown(tmp
     console = rich.console.Console(file=io.StringIO(), width=80, highlight=False)
     console.print(table(cells, 80))
     shown, *rows = console.file.getvalue().splitlines()
-    assert (
-        heading in shown.split()
-        and [row.split("finished")[1].strip() for row in rows if row.strip()[-1] != "d"] == figures
-    )
+    assert (heading in shown.split()) is bool(figures) and [
+        row.split("finished")[1].strip() for row in rows if row.strip()[-1] != "d"
+    ] == figures
     report = load_sweep(tmp_path)
     assert columns(report)[3] == heading
     assert [row[3] for row in markdown_rows(report, None) if row[3]] == figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -29,7 +29,6 @@ STYLES = {
 }
 BAR = 8
 WIDTH = 80
-LABEL = 18
 PLAIN_S = 30.0
 """Seconds between two lines on the progress of a cell where the output is no terminal."""
 
@@ -71,7 +70,9 @@ class Board:
         self._cells = cells
         if self._live is not None:
             rows = self._console.height - 8
-            self._live.update(Group(self._heading(), table(window(cells, rows), self._console.width)), refresh=True)
+            self._live.update(
+                Group(self._heading(), table(window(cells, rows), self._console.width, True)), refresh=True
+            )
             return
         for cell in cells:
             if cell.state is State.RUNNING and time.monotonic() - self._said.get(id(cell), 0) > PLAIN_S:
@@ -157,41 +158,47 @@ def window(cells: list[Cell], rows: int) -> list[Cell]:
     return [cell for cell in cells if any(cell is other for other in chosen)]
 
 
-def table(cells: list[Cell], width: int) -> Table:
-    """Return the table of the cells; narrow enough for 80 columns."""
+def table(cells: list[Cell], width: int, one_line: bool = False) -> Table:
+    """Return the table of the cells, without the figures that none of them has; narrow enough for 80 columns.
+
+    one_line: cut long names of cells instead of wrapping them.
+    """
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    grid.add_column("cell", no_wrap=True, overflow="ellipsis", max_width=max(LABEL, width - 62))
-    grid.add_column("state", no_wrap=True)
     kinds = {cell.counted for cell in cells}
     figures = [cell.figures() for cell in cells]
-    unit, losses = loss_column(each.loss for each in figures)
-    for heading in ("steps", unit, f"{kinds.pop() if len(kinds) == 1 else 'units'}/s", "memory"):
-        grid.add_column(heading, no_wrap=True, justify="right")
-    predicted = any(cell.predicted_gib is not None for cell in cells)
-    if predicted:
-        grid.add_column("predicted", no_wrap=True, justify="right")
-    bar = BAR if width >= 100 or not predicted else 0
+    loss, losses = loss_column(each.loss for each in figures)
     size = shared_unit(
         size for cell, known in zip(cells, figures, strict=True) for size in (known.memory, cell.predicted)
     )
-    for cell, known, loss in zip(cells, figures, losses, strict=True):
-        grid.add_row(*_row(cell, known, loss, size, predicted, bar), style="dim" if cell.state is State.WAITING else "")
+    predicted = any(cell.predicted for cell in cells)
+    bar = BAR if width >= 100 or not predicted else 0
+    columns: dict[str, list[Text | str]] = {
+        "steps": [_steps(cell, known, bar) for cell, known in zip(cells, figures, strict=True)],
+        loss: losses,
+        f"{kinds.pop() if len(kinds) == 1 else 'units'}/s": [
+            _text(known.tokens_per_sec, format_count) for known in figures
+        ],
+        "memory": [_text(known.memory, format_bytes, size) for known in figures],
+        "predicted": [_text(cell.predicted, format_bytes, size) for cell in cells],
+    }
+    shown = {heading: texts for heading, texts in columns.items() if any(texts)}
+    grid.add_column("cell")
+    grid.add_column("state", no_wrap=True)
+    for heading in shown:
+        grid.add_column(heading, no_wrap=True, justify="right")
+    for cell, *texts in zip(cells, *shown.values(), strict=True):
+        name = Text(printable(cell.label), no_wrap=one_line, overflow="ellipsis" if one_line else "fold")
+        grid.add_row(name, _state(cell), *texts, style="dim" if cell.state is State.WAITING else "")
     return grid
 
 
-def _row(cell: Cell, figures: Figures, loss: str, unit: str, predicted: bool, bar: int) -> list[Text | str]:
+def _state(cell: Cell) -> Text:
     state = Text(cell.state.value, style=STYLES[cell.state])
-    if cell.earlier:
-        state.append(" *", style="dim")
-    row: list[Text | str] = [
-        Text(printable(cell.label)),
-        state,
-        _steps(cell, figures, bar),
-        loss,
-        "" if figures.tokens_per_sec is None else format_count(figures.tokens_per_sec),
-        "" if figures.memory is None else format_bytes(figures.memory, unit),
-    ]
-    return row + ([format_bytes(cell.predicted, unit) if cell.predicted else ""] if predicted else [])
+    return state.append(" *", style="dim") if cell.earlier else state
+
+
+def _text(value: float | None, formatted: Callable[..., str], *options: str) -> str:
+    return "" if value is None else formatted(value, *options)
 
 
 def _steps(cell: Cell, figures: Figures, bar: int) -> Text | str:
