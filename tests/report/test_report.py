@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from zerokit.config.errors import ConfigError
 from zerokit.report import write_report
 from zerokit.report.chart import Line, line_chart, thin
 from zerokit.report.run import load_run
@@ -227,7 +228,7 @@ def test_small_values_have_a_small_unit(run_dir):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="metrics.jsonl"):
+    with pytest.raises(ConfigError, match="metrics.jsonl"):
         write_report(tmp_path)
 
 

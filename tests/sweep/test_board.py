@@ -19,14 +19,14 @@ from zerokit.train.metrics import MetricsFile
 
 def cell(folder: Path, label: str, state: State, **values) -> Cell:
     """A cell with long figures in its files."""
-    data = SimpleNamespace(options=SimpleNamespace(task=values.pop("task", "tokens")))
-    config = SimpleNamespace(train=SimpleNamespace(steps=123456), data=data)
+    config = SimpleNamespace(train=SimpleNamespace(steps=123456))
+    summary = {"counted": values.pop("counted", "tokens")}
     made = Cell([], folder / label.replace(" ", "-"), config, label, state, **values)
     with MetricsFile(made.folder / "metrics.jsonl") as metrics:
         metrics.log({"train/loss": 12.3456, "perf/tokens_per_sec": 123456.0, "memory/max_allocated_gib": 123.4}, 99999)
     if state.over:
-        summary = {"steps": 123456, "loss": 1.25, "tokens_per_sec": 99.5e6, "max_allocated_gib": [1.0, 130.5]}
-        (made.folder / "summary.json").write_text(json.dumps(summary))
+        summary |= {"steps": 123456, "loss": 1.25, "tokens_per_sec": 99.5e6, "max_allocated_gib": [1.0, 130.5]}
+    (made.folder / "summary.json").write_text(json.dumps(summary))
     return made
 
 
@@ -100,15 +100,15 @@ def test_what_had_finished_before_is_explained_where_it_occurs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "heading", "last"),
+    ("counted", "heading", "last"),
     [
         (("tokens",), "tokens/s", "tokens"),
-        (("regression",), "samples/s", "samples"),
-        (("regression", "tokens"), "units/s", "tokens"),
+        (("samples",), "samples/s", "samples"),
+        (("samples", "tokens"), "units/s", "tokens"),
     ],
 )
-def test_throughput_has_the_unit_of_the_data(tmp_path, tasks, heading, last):
-    cells = [cell(tmp_path, str(place), State.RUNNING, task=task) for place, task in enumerate(tasks)]
+def test_throughput_has_the_unit_of_the_data(tmp_path, counted, heading, last):
+    cells = [cell(tmp_path, str(place), State.RUNNING, counted=what) for place, what in enumerate(counted)]
     console = rich.console.Console(file=io.StringIO(), width=80)
     console.print(table(cells, 80))
     assert heading in console.file.getvalue()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zerokit.cli.train import parse
 from zerokit.config.compose import compose, prepare
-from zerokit.config.errors import ConfigError
+from zerokit.config.errors import ConfigError, writing
 from zerokit.config.schema import Config
 from zerokit.config.terminal import wrapped
 from zerokit.estimate.collection import no_collection
@@ -54,20 +54,14 @@ def _estimate(cfg: Config, known: Hardware | None) -> None:
     comparison = Comparison(cfg, known)
     show(comparison)
     if cfg.estimate.json is not None:
-        _write(Path(cfg.estimate.json), json.dumps(comparison.to_dict(), indent=1) + "\n")
+        with writing(f"estimate.json={cfg.estimate.json}: cannot be written"):
+            Path(cfg.estimate.json).write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 def _check_writable(path: Path) -> None:
     if path.is_dir() or not path.absolute().parent.is_dir():
         problem = "that is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise ConfigError(f"estimate.json={path}: cannot be written: {problem}.")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"estimate.json={path}: cannot be written: {error.strerror or error}.") from error
 
 
 def _chosen(cfg: Config, hardware: Hardware | None) -> Config:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zerokit.cli.page import usage
-from zerokit.config.errors import ConfigError
+from zerokit.config.errors import ConfigError, writing
 
 USAGE = usage(__doc__)
 
@@ -32,12 +32,8 @@ def main(words: list[str]) -> int:
 
     if options and not is_sweep(folder):
         raise ConfigError(f"baseline= compares the cells of a sweep, and {folder} holds none.")
-    try:
+    with writing(f"Cannot write the report into {folder}"):
         page = write_report(folder, options[0].partition("=")[2] if options else None)
-    except FileNotFoundError as error:
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        raise ConfigError(f"Cannot write the report into {folder}: {error.strerror} ({error.filename}).") from None
     print(page)
     if is_sweep(folder):
         print(page.with_suffix(".md"))

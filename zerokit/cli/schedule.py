@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from zerokit.config import registry
-from zerokit.config.errors import ConfigError
+from zerokit.config.errors import writing
 from zerokit.config.schema import Config
 from zerokit.report.scale import Scale, linear, steps
 
@@ -38,10 +38,8 @@ def plot(configs: Sequence[Config]) -> int:
     for name, lines in curves.items():
         for label, curve in lines:
             print("\n".join([f"{name}, scheduler={label}, {len(curve)} steps", *draw(curve)]))
-    try:
+    with writing(f"Cannot write {FILE} in {Path.cwd()}"):
         Path(FILE).write_text(picture({name: lines for name, lines in curves.items() if lines}), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"Cannot write {FILE} in {Path.cwd()}: {error.strerror}. Go to another folder.") from None
     print(f"Written to {FILE}.")
     return 0
 

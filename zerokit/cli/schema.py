@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from zerokit.cli.page import usage
-from zerokit.config.errors import ConfigError, suggestion
+from zerokit.config.errors import ConfigError, suggestion, writing
 from zerokit.config.terminal import say
 
 USAGE = usage(__doc__)
@@ -49,12 +49,10 @@ def _write(folder: Path) -> None:
     from zerokit.config.compose import FOLDER_GROUPS, OVERLAYS
 
     groups = [group for group in FOLDER_GROUPS if group not in OVERLAYS]  # overlays have the schema of config.yaml
-    try:
+    with writing(f"schema --write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for group in ("", *groups):
             (folder / f"{group or 'config'}.schema.json").write_text(_text(group) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"schema --write {folder}: {error.strerror or error}.") from error
     say(f"Wrote {1 + len(groups)} schemas to {folder}. First line of config.yaml, of an overlay and of a group's file:")
     for group in ("config", "optimizer"):
         print(LINE.format(path=(folder / f"{group}.schema.json").as_posix()))

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; its text is for people and names the key, the value and what is allowed."""
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Say of a file that cannot be written inside what it was for: `WHAT: No space left on device.`
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what}: {error.strerror or error}.") from error
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

@@ -27,8 +27,7 @@ def write_report(folder: str | Path, baseline: str | None = None) -> Path:
         The path of the page.
 
     Raises:
-        FileNotFoundError: if the folder holds neither.
-        ConfigError: if there is no such baseline.
+        ConfigError: if the folder holds neither, or there is no such baseline.
     """
     directory = Path(folder)
     if not is_sweep(directory):

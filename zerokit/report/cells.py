@@ -157,7 +157,7 @@ def load_sweep(directory: Path) -> Sweep:
     """Read the cells of a sweep: those that sweep.json lists, and any other folder of a run, by date.
 
     Raises:
-        FileNotFoundError: if there are none.
+        ConfigError: if there are none.
     """
     listed = read_mapping(directory / MANIFEST)
     known = {str(entry["folder"]): entry for entry in _list(listed.get("cells")) if _is_entry(entry)}
@@ -165,7 +165,7 @@ def load_sweep(directory: Path) -> Sweep:
     others = [folder for folder in _run_folders(directory) if folder.relative_to(directory).as_posix() not in known]
     folders += _newest(others, directory)
     if not folders:
-        raise FileNotFoundError(f"{directory} holds no cell of a sweep yet.")
+        raise ConfigError(f"{directory} holds no cell of a sweep yet.")
     runs = [load_run(folder) if _is_run(folder) else None for folder in folders]
     labels = _labels(runs)
     cells = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from zerokit.config.errors import ConfigError
 from zerokit.config.files import read_mapping
 from zerokit.config.parse import is_number
 from zerokit.train.metrics import counted, read_metrics
@@ -100,10 +101,10 @@ def load_run(directory: Path) -> Run:
     """Read the files of a run.
 
     Raises:
-        FileNotFoundError: if the folder holds none of them.
+        ConfigError: if the folder holds none of them.
     """
     if not any((directory / name).is_file() for name in FILES):
-        raise FileNotFoundError(
+        raise ConfigError(
             f"{directory} is no folder of a run or a sweep: neither it nor a folder in it holds any of "
             f"{', '.join(FILES)}."
         )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
+from zerokit.config.parse import is_number
 from zerokit.report.chart import Bar, Line, bar_chart, format_value, line_chart
 from zerokit.report.header import header
 from zerokit.report.profile import profile
@@ -95,7 +96,7 @@ def _line(run: Run, name: str) -> Line:
 
 def _peak(run: Run) -> str:
     peak = run.summary.get("peak_tflops")
-    return f"% of {peak:g} TFLOP/s" if isinstance(peak, (int, float)) else "% of the peak"
+    return f"% of {peak:g} TFLOP/s" if is_number(peak) else "% of the peak"
 
 
 def _memory_curve(run: Run) -> str:

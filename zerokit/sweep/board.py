@@ -164,8 +164,8 @@ def table(cells: list[Cell], width: int, one_line: bool = False) -> Table:
     one_line: cut long names of cells instead of wrapping them.
     """
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    kinds = {cell.counted for cell in cells}
     figures = [cell.figures() for cell in cells]
+    kinds = {cell.counted for cell, known in zip(cells, figures, strict=True) if known.tokens_per_sec is not None}
     loss, losses = loss_column(each.loss for each in figures)
     size = shared_unit(
         size for cell, known in zip(cells, figures, strict=True) for size in (known.memory, cell.predicted)

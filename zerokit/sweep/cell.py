@@ -72,9 +72,8 @@ class Cell:
 
     @property
     def counted(self) -> str:
-        """What throughput counts: tokens or samples, as the run says; before it, as the options of its data do."""
-        task = getattr(self.config.data.options, "task", "tokens") if self.config else "tokens"
-        return counted({"counted": "tokens" if task == "tokens" else "samples"} | read_summary(self.folder))
+        """What throughput counts: tokens or samples, as the run says."""
+        return counted(read_summary(self.folder))
 
     @property
     def predicted(self) -> float | None:
