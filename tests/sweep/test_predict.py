@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import time
 
 import pytest
@@ -34,3 +37,21 @@ def test_it_ends_as_soon_as_nobody_can_ask_any_more():
     predictor.close()
     assert time.monotonic() - began < 2
     assert predictor.forecast(config(*TINY)).error == "the process that predicts has ended"
+
+
+def test_it_is_ended_without_a_word_when_the_sweep_is_killed(capfd):
+    def end(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)  # as a sweep has it
+    others = set(multiprocessing.active_children())
+    try:
+        predictor = Predictor(Slot())
+        predictor.forecast(config(*TINY))
+        (process,) = set(multiprocessing.active_children()) - others
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert process.exitcode == -signal.SIGTERM
+    assert "Traceback" not in capfd.readouterr().err

@@ -76,6 +76,7 @@ class Predictor:
 def _serve(asking: Connection, pipe: Connection, slot: Slot, parent: int) -> None:
     asking.close()  # else this copy of the other end keeps the pipe open for ever
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of the sweep ends its cells
     end_with(parent, signal.SIGTERM)
     Slot(gpus=slot.gpus).enter()
     sources: dict[str, Any] = {}
