@@ -40,6 +40,7 @@ ROWS: dict[str, list[tuple[str, str]]] = {
         ("data=text data.files=[empty]", "data.files: no file matches 'empty' (that is a folder"),
         ("hydra.run.dir=file", "Cannot use file: File exists. Choose another output folder"),
         ("hydra.run.dir=file/x", "Cannot use file/x: Not a directory"),
+        ("model=mlp data=synthetic data.task=regression hydra.run.dir=taken", "/taken/logs: File exists."),
         ("-m train.steps=1,2 hydra.sweep.dir=file", "Cannot use file: File exists"),
         ("-m train.steps=range(3,3)", "train.steps=range(3,3): expected at least one value to sweep over"),
         ("-m zero=", "there is no such zero"),
@@ -149,6 +150,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     for name in ("empty", "half", "binary_folder", "unreadable_folder", "sweep/a", "sweep/b"):
         Path(name).mkdir(parents=True)
     Path("file").write_text("a text\n")
+    Path("taken").mkdir()
+    Path("taken/logs").write_text("a file in place of a folder")
     Path("half/summary.json").write_text('{"status": "fini')
     Path("half/metrics.jsonl").write_text('{"trainer/step": 1, "train/loss": 2.5}\n{"trainer/st')
     Path("half/config.yaml").write_text("train: {steps: 3")

@@ -6,6 +6,7 @@ alone.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -17,7 +18,9 @@ import torch
 
 from zerokit.comm.process import place
 from zerokit.fault.board import Board
-from zerokit.train import worker
+from zerokit.state.disk import Disk
+from zerokit.train import summary, worker
+from zerokit.train.metrics import MetricsFile
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
 
@@ -81,6 +84,19 @@ def _flip() -> None:
     Replicas.difference = difference
 
 
+def _fill_disk() -> None:
+    """From now on this rank finds no room in the output folder."""
+
+    def no_room(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(file: MetricsFile, *_: Any) -> None:
+        file._file = open("/dev/full", "a")  # noqa: SIM115
+
+    Disk.write = summary.write_summary = worker.write_report = no_room
+    _before(MetricsFile, "log", full)
+
+
 def _leave() -> None:
     os._exit(0)
 
@@ -88,6 +104,7 @@ def _leave() -> None:
 FAULTS = {
     "kill": _kill, "stop": _stop, "raise": _raise, "out_of_memory": _out_of_memory, "terminate": _terminate,
     "terminate_and_raise": _terminate_and_raise, "terminate_late": _terminate_late,
+    "fill_disk": _fill_disk,
     "interrupt_and_repeat": _interrupt_and_repeat, "hang": _hang, "flip": _flip, "leave": _leave,
 }  # fmt: skip
 

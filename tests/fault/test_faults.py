@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ import pytest
 from tests.fault.runs import LONG, begin, check_interrupted, children, finish, run, wait_for_step
 from zerokit.fault.signals import REPEAT_S
 from zerokit.launch import local
+from zerokit.state.folder import FOLDER, saved_states
+from zerokit.train.summary import mark_ended
 
 OUT_S = 10.0
 CAUSES = {
@@ -191,6 +194,40 @@ def _runs(pid: int) -> bool:
     from zerokit.fault.board import process_state
 
     return process_state(pid) != "gone"
+
+
+@pytest.mark.parametrize(("on_error", "status"), [("fail", 1), ("continue", 0)])
+def test_a_full_disk_ends_the_run_or_does_not_as_asked(tmp_path, on_error, status):
+    """Row 4: nothing that a run writes has room, not only its states."""
+    words = (
+        "train.steps=6",
+        "state.every=2",
+        "state.asynchronous=false",
+        "run.tags=[fill_disk@0@4]",
+        f"state.on_error={on_error}",
+    )
+    process = begin(tmp_path, *words)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == status, stderr
+    assert [saved.step for saved in saved_states(tmp_path / "run" / FOLDER)] == [2]
+    assert not [path for path in (tmp_path / "run").rglob("*tmp*") if not path.name.startswith("step-")]
+    if on_error == "continue":
+        assert "step 6/6" in stdout and stdout.count("metrics.jsonl'. The training goes on") == 1
+        assert (stderr, stdout.count("Traceback")) == ("", 0)
+    else:
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert summary["status"] == "failed" and summary["error"].startswith("rank 0"), summary["error"]
+
+
+def test_a_full_disk_keeps_no_hung_rank_alive(tmp_path):
+    process = begin(tmp_path, "run.tags=[fill_disk@0@2,hang@1@2]", "launch.step_timeout_s=1")
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1 and "rank 1 is behind the others" in stderr, stderr
+
+
+def test_a_record_that_cannot_be_written_hides_no_error(tmp_path, caplog):
+    mark_ended(tmp_path / "nowhere", "failed", "the cause")
+    assert "summary.json does not say how the run ended: No such file or directory" in caplog.text
 
 
 def test_a_flipped_weight_ends_the_run_and_is_named(tmp_path):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from zerokit.config.arguments import arguments
-from zerokit.config.errors import ConfigError
+from zerokit.config.errors import ConfigError, usable_folder
 from zerokit.config.schema import Config
 from zerokit.config.terminal import complain
 from zerokit.launch.environment import joined_rank
@@ -120,7 +120,7 @@ def _hydra(args: Namespace, task: Task) -> int:
 
     from zerokit.config.paths import CONF
 
-    with arguments([sys.argv[0], *_words(args)]), _raw_errors():
+    with arguments([sys.argv[0], *_words(args)]), _raw_errors(), usable_folder():
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
         except JobFailed as error:
@@ -131,13 +131,6 @@ def _hydra(args: Namespace, task: Task) -> int:
             if "No trials are completed yet" not in str(error):  # Optuna's word for a search in which all cells failed
                 raise
             return 1
-        except OSError as error:
-            if error.filename is None:
-                raise
-            raise ConfigError(
-                f"Cannot use {error.filename}: {error.strerror}. Choose another output folder: hydra.run.dir=DIR, of a "
-                "sweep hydra.sweep.dir=DIR."
-            ) from error
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -22,6 +23,20 @@ def writing(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"{what}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def usable_folder() -> Iterator[None]:
+    """Turn what the disk refuses inside, such as a folder to write into or room in it, into a `ConfigError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(
+            f"Cannot use {error.filename or 'the output folder'}: {error.strerror}. Choose another output folder: "
+            "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR."
+        ) from error
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

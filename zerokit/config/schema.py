@@ -145,7 +145,8 @@ class StateConfig:
     asynchronous: bool = True
     """Whether states are written beside the training, from a copy in the host's memory."""
     on_error: Literal["fail", "continue"] = "fail"
-    """What a state that cannot be written does to the run; `continue` warns and trains on."""
+    """What a state that cannot be written does to the run, or on a full disk its metrics; `continue` warns and trains
+    on."""
     verify_every: int = 0
     """Steps between two comparisons of what all ranks must hold alike (weights at stages 0 to 2, at 0 all states); a
     rank that differs ends the run and is named. 0 compares nothing."""

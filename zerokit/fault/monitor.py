@@ -179,6 +179,9 @@ class Monitor:
             except dist.DistError as error:
                 # The process that holds the store is gone: nobody is left to go on with.
                 self._end_soon(f"rank {self.rank}: the launcher cannot be reached any more ({error})", records=True)
+            except Exception as error:  # nobody would watch over the rank any more
+                END.error("the monitor failed", exc_info=True)
+                self._end_soon(f"rank {self.rank}: the monitor failed: {type(error).__name__}: {error}")
 
     def _on_signal(self, number: int) -> None:
         """See [Note: whose signal it is]."""
@@ -316,21 +319,23 @@ class Monitor:
         """See [Note: ending a rank]."""
         if self._leaving.wait(LEAVE_S):
             return
-        for number in self._signals.wait(0):
-            self._on_signal(number)
-        END.error("the run failed: %s", cause)
-        if records or self.records():
-            self._record("failed", cause)
-        if os.environ.get("TORCHELASTIC_ERROR_FILE"):
-            ErrorHandler().record_exception(Ended(cause))
-        _exit(1)
+        try:
+            for number in self._signals.wait(0):
+                self._on_signal(number)
+            END.error("the run failed: %s", cause)
+            if records or self.records():
+                self._record("failed", cause)
+            if os.environ.get("TORCHELASTIC_ERROR_FILE"):
+                ErrorHandler().record_exception(Ended(cause))
+        finally:  # also if the disk is full or the store is gone
+            _exit(1)
 
 
 def _exit(status: int) -> None:
     """End the process now, whatever its other threads are doing."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for flush in (logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+        with suppress(OSError, ValueError):
+            flush()
     os._exit(status)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 from datetime import datetime
@@ -12,6 +13,8 @@ import torch
 import torch.distributed as dist
 
 from zerokit.fault.signals import STACKS
+
+log = logging.getLogger("zerokit")
 
 FLIGHT_RECORDER = {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "TORCH_FR_DUMP_TEMP_FILE": "{folder}/nccl_trace_rank_"}
 """NCCL records its last 2000 collectives by default; where its own timeout comes first, it shall write them down."""
@@ -31,11 +34,14 @@ class StackFile:
     def write(self, headline: str) -> None:
         """Add the stacks of all threads under a headline, and NCCL's record of collectives beside them."""
         now = datetime.now().isoformat(timespec="seconds")
-        self._file.write(f"\n{now} {headline}\n".encode())
-        faulthandler.dump_traceback(self._file, all_threads=True)
-        trace = _nccl_trace()
-        if trace:
-            self._trace.write_bytes(trace)
+        try:
+            self._file.write(f"\n{now} {headline}\n".encode())
+            faulthandler.dump_traceback(self._file, all_threads=True)
+            trace = _nccl_trace()
+            if trace:
+                self._trace.write_bytes(trace)
+        except OSError as error:  # the disk may be why the rank stands still
+            log.warning("%s could not be written: %s", self.path, error.strerror)
 
     def close(self) -> None:
         """Stop answering the signal; an empty file is removed."""

@@ -11,7 +11,7 @@ import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -165,7 +165,7 @@ def _announce(run_dir: Path, failure: TrainingFailed, restart: int, team: Team) 
     text = f"restart {restart} of {most} with {len(team.members)} processes"
     complain(f"{text}: {failure.headline}")
     now = datetime.now().isoformat(timespec="seconds")
-    with (run_dir / "logs" / "launcher.log").open("a", encoding="utf-8") as file:
+    with suppress(OSError), (run_dir / "logs" / "launcher.log").open("a", encoding="utf-8") as file:
         file.write(f"{now} {failure}\n{now} {text}\n")
 
 

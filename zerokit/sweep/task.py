@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 import zerokit.launch
 from zerokit.config import registry
 from zerokit.config.arguments import arguments
-from zerokit.config.errors import ConfigError
+from zerokit.config.errors import ConfigError, usable_folder
 from zerokit.config.schema import Config
 from zerokit.config.terminal import complain
 from zerokit.estimate.start import start
@@ -76,7 +76,8 @@ class Task:
                 if self.many:
                     config = grouped(config, Path(hydra.sweep.dir).name)
                 folder = Path(hydra.runtime.output_dir).resolve()
-                summary = self._run(config, folder, list(hydra.overrides.task))
+                with usable_folder():
+                    summary = self._run(config, folder, list(hydra.overrides.task))
             except (TrainingFailed, ConfigError) as error:
                 complain(error)
                 self.told = True

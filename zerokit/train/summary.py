@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shlex
@@ -17,6 +18,8 @@ import zerokit
 from zerokit.config.files import read_mapping
 from zerokit.report import write_report
 from zerokit.state.folder import FOLDER, saved_states
+
+log = logging.getLogger(__name__)
 
 FILES = {
     "metrics": "metrics.jsonl",
@@ -38,10 +41,14 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Replace summary.json in one move, so that a reader never sees half of it, nor does one after a power loss."""
     path = run_dir / "summary.json"
     draft = path.with_suffix(".json.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.replace(draft, path)
 
 
@@ -57,9 +64,13 @@ def has_ended(run_dir: Path) -> bool:
 
 def mark_ended(run_dir: Path, status: str, error: str) -> None:
     """Record in a run's files how it ended (`failed` or `interrupted`) and why; rank 0 may have been ended before it
-    could, or knows only that another rank is gone."""
-    write_summary(run_dir, read_summary(run_dir) | {"status": status, "error": error})
-    write_report(run_dir)
+    could, or knows only that another rank is gone. Where they cannot be written, as on a full disk, a warning says so:
+    that must not take the place of the error itself."""
+    try:
+        write_summary(run_dir, read_summary(run_dir) | {"status": status, "error": error})
+        write_report(run_dir)
+    except OSError as problem:
+        log.warning("%s does not say how the run ended: %s", run_dir / "summary.json", problem.strerror)
 
 
 def earlier_attempts(run_dir: Path) -> list[dict[str, Any]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,10 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
             END.error("the training failed", exc_info=True)
             cause = monitor.cause(failure)
             if monitor.records():
-                view.end(status="failed", error=cause)
+                try:
+                    view.end(status="failed", error=cause)
+                except OSError as problem:  # the cause counts, and the launcher writes it down too
+                    log.warning("the end of the run could not be written down: %s", problem)
             if is_consequence(error):
                 raise Ended(cause) from error
             if failure is error:
@@ -157,11 +162,19 @@ def verification(trainer: Trainer, every: int) -> Callable[[int], None]:
 
 def _log_to(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]  # Hydra's own handlers would write to the terminal
     root.setLevel(logging.INFO)
+
+
+class _LogFile(logging.FileHandler):
+    """A line that finds no room on the disk is lost; `logging` would print a traceback for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 def _device_name(device: torch.device) -> str:
@@ -203,6 +216,7 @@ class _View:
         self.tracker: Any = None
         self.file: MetricsFile | None = None
         self._trainer: Trainer | None = None
+        self._warned = False
         summaries.write_summary(folder, self.summary)
 
     def begin(self, trainer: Trainer, resumed: Path | None) -> None:
@@ -246,7 +260,8 @@ class _View:
             metrics = metrics | {"memory/predicted_gib": self.summary["predicted_gib"]}
         self.console.progress(step, metrics)
         if metrics is not None:
-            self.file.log(metrics, step)
+            with self._lenient():
+                self.file.log(metrics, step)
             self.tracker.log(metrics, step)
             log.info("step %d: %s", step, metrics)
 
@@ -255,16 +270,31 @@ class _View:
         self.summary |= self._progress() | facts
         files = {label: name for label, name in summaries.FILES.items() if (self.folder / name).exists()}
         self.summary["files"] = {**files, "report": summaries.FILES["report"]}
-        summaries.write_summary(self.folder, self.summary)
+        with self._lenient():
+            summaries.write_summary(self.folder, self.summary)
         if self.file is not None:
-            self.file.close()
+            with self._lenient():
+                self.file.close()
             self.tracker.finish(self.summary)
-        write_report(self.folder)
+        with self._lenient():
+            write_report(self.folder)
         if self.summary["status"] == "failed":
             self.console.close()  # the launcher shows the cause, which may lie on another rank
         else:
             self.console.finish(self.summary, self.folder)
         return self.summary
+
+    @contextmanager
+    def _lenient(self) -> Iterator[None]:
+        """Let a file that cannot be written be no more than a warning, the first one, if the run shall go on then."""
+        try:
+            yield
+        except OSError as error:
+            if self.cfg.state.on_error == "fail":
+                raise
+            if not self._warned:
+                log.warning("%s The training goes on (state.on_error=continue).", f"{error}.")
+            self._warned = True
 
     def _progress(self) -> dict[str, Any]:
         if self._trainer is None:
