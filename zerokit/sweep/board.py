@@ -121,23 +121,15 @@ class Board:
         message(self._console, Text(f"report: {near(report)}"))
 
     def _heading(self) -> Text:
-        counts = [
-            (sum(cell.state is state for cell in self._cells), state)
-            for state in (
-                State.RUNNING,
-                State.WAITING,
-                State.FINISHED,
-                State.FAILED,
-                State.INTERRUPTED,
-                State.TOO_LARGE,
-            )
-        ]
+        order = (State.RUNNING, State.WAITING, State.FINISHED, State.FAILED, State.INTERRUPTED, State.TOO_LARGE)
+        counts = [(sum(cell.state is state for cell in self._cells), state) for state in order]
         cells = "1 cell" if len(self._cells) == 1 else f"{len(self._cells)} cells"
-        text = Text.assemble((cells, "bold"), f" in {near(self._folder)}/", overflow="fold")
-        for count, state in counts:
-            if count:
-                text.append(f" · {count} {state.value}", style=STYLES[state])
-        return text.append(f" · {format_seconds(time.monotonic() - self._began)}", style="dim")
+        where = Text.assemble((cells, "bold"), f" in {near(self._folder)}/", overflow="fold")
+        facts = [Text(f"{count} {state.value}", style=STYLES[state]) for count, state in counts if count]
+        facts.append(Text(format_seconds(time.monotonic() - self._began), style="dim"))
+        how = Text(" · ").join(facts)
+        gap = " · " if len(where) + len(how) + 3 <= self._console.width else "\n"
+        return Text.assemble(where, gap, how)
 
     def _line(self, cell: Cell, text: str) -> None:
         self._said[id(cell)] = time.monotonic()
