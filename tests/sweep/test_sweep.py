@@ -132,6 +132,7 @@ def test_cells_that_cannot_fit_are_listed_and_skipped_unless_forced(tmp_path):
     assert re.search(r"layers=1 +waiting +\d+ KiB|layers=1 +waiting +[\d.]+ MiB", dry.stdout)
     assert re.search(r"layers=60 +too large +[\d.]+ MiB", dry.stdout)
     assert re.search(r"layers=60: predicted [\d.]+ MiB of a rank, which may take 20.5 MiB", dry.stdout)
+    assert "sweep.force=true runs what is too large all the same." in dry.stdout
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
     real = sweep(tmp_path, *words)

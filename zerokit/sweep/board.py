@@ -112,6 +112,8 @@ class Board:
                 message(self._console, text)
                 if cell.state is State.FAILED and (cell.folder / "logs").is_dir():
                     message(self._console, Text(f"  {near(cell.folder)}/logs", style="dim"))
+        if not conclusions and any(cell.state is State.TOO_LARGE for cell in cells):
+            self._console.print("sweep.force=true runs what is too large all the same.")
         for line in conclusions:
             message(self._console, Text(printable(line), style="bold"))
         if report is None:
