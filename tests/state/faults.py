@@ -130,6 +130,8 @@ class PowerLoss:
         return node
 
     def _apply(self, kind: str, path: Path, value: Any = None) -> None:
+        if not path.is_relative_to(self._root):  # a folder above, which stays
+            return
         if kind in ("folder", "create"):
             self._node(path.parent).now[path.name] = Node({} if kind == "folder" else b"")
         elif kind == "write":

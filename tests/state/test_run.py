@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -61,6 +63,15 @@ def test_row_17_the_lock_ends_with_the_process(tmp_path):
         pass
     with locked(tmp_path):
         pass
+
+
+def test_row_17_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path):
+        assert "has no locks (Function not implemented): a second job" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):

@@ -205,6 +205,14 @@ def test_row_4_it_is_found_out_before_the_first_step(tmp_path, monkeypatch):
     open_trainer(tmp_path)  # what saves nothing needs no room
 
 
+def test_row_2_the_names_of_the_folders_above_are_made_durable_too(tmp_path):
+    """The launcher or Hydra has made them, and a state in a folder without a name is lost."""
+    synced = []
+    disk = CallingDisk(lambda _, name, arguments: name == "sync_folder" and synced.append(arguments[0]))
+    open_trainer(tmp_path / "run", "state.every=2", disk=disk)
+    assert {tmp_path / "run", tmp_path, tmp_path.parent} <= set(synced)
+
+
 # -- row 17, 18: whose state it is -------------------------------------------------------------------------------------
 
 

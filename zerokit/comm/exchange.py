@@ -11,17 +11,20 @@ import torch
 import torch.distributed as dist
 
 SAVE_TIMEOUT_S = 1800.0
+FOR_EVER = timedelta(days=3650)
 
 
 class Exchange:
     """Gathers JSON values over a gloo group of its own. Making one is a collective.
 
-    One thread of a rank uses it at a time, and every rank calls `gather` equally often.
+    One thread of a rank uses it at a time, and every rank calls `gather` equally often. timeout_s: seconds that a rank
+    waits for the others; None waits for ever.
     """
 
-    def __init__(self, timeout_s: float = SAVE_TIMEOUT_S):
+    def __init__(self, timeout_s: float | None = SAVE_TIMEOUT_S):
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if several else None
+        timeout = FOR_EVER if timeout_s is None else timedelta(seconds=timeout_s)
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if several else None
         self.world = 1 if self._group is None else dist.get_world_size(self._group)
         self.rank = 0 if self._group is None else dist.get_rank(self._group)
 

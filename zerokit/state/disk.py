@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -75,3 +76,11 @@ def make_durable_folder(disk: Disk, path: Path) -> None:
         disk.make_folder(path)
     for folder in reversed(missing):
         disk.sync_folder(folder.parent)
+
+
+def make_name_durable(disk: Disk, path: Path) -> None:
+    """Make the name of a folder durable, and those of the folders above it that this user may open: whoever made them
+    may not have."""
+    for folder in Path(path).absolute().parents:
+        with suppress(OSError):
+            disk.sync_folder(folder)

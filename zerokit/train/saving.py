@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zerokit.comm.exchange import Exchange
+from zerokit.comm.exchange import SAVE_TIMEOUT_S, Exchange
 from zerokit.config.schema import StateConfig
 from zerokit.state import folder as folders
-from zerokit.state.disk import Disk, make_durable_folder
+from zerokit.state.disk import Disk, make_durable_folder, make_name_durable
 from zerokit.state.errors import DamagedState, StateError, StateMismatch
 from zerokit.state.folder import step_path
 from zerokit.state.piece import Piece, whole
@@ -38,11 +38,12 @@ class Saver:
     Args:
         trainer: whose state it is. root: the folder of the run's states. options: every, keep, asynchronous, on_error.
         training: what makes the training the one it is, by key (`state.resume.identity`). facts: what else a manifest
-        tells about the run.
+        tells about the run. timeout_s: seconds that a rank waits for the others in a save; None waits for ever.
     """
 
     def __init__(self, trainer: Trainer, root: Path, options: StateConfig, training: dict[str, Any],
-                 facts: dict[str, Any], disk: Disk | None = None):  # fmt: skip
+                 facts: dict[str, Any], disk: Disk | None = None,
+                 timeout_s: float | None = SAVE_TIMEOUT_S):  # fmt: skip
         self.trainer, self.root, self.options = trainer, Path(root), options
         self.training, self.facts, self.disk = training, facts, disk or Disk()
         self.last_step: int | None = None
@@ -52,7 +53,7 @@ class Saver:
         self.write_s = 0.0
         """Seconds that the last state took to become durable."""
         self._engine = trainer.engine.state
-        self._exchange = Exchange()
+        self._exchange = Exchange(timeout_s)
         self._copy: HostCopy | None = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -78,6 +79,7 @@ class Saver:
     def _probe(self, size: int) -> str | None:
         try:
             make_durable_folder(self.disk, self.root)
+            make_name_durable(self.disk, self.root)
             for name in folders.remove_leftovers(self.root, self.disk):
                 log.info("removed %s, left by a save that was cut short", self.root / name)
             probe = self.root / f"probe{folders.TEMPORARY}{os.getpid()}"

@@ -133,7 +133,9 @@ def open_state(
     """
     batch = {"batch.global": trainer.batch.global_, "data.sha256": trainer.info.sha256}
     facts = {"precision": cfg.precision.name, "config": config}
-    saver = Saver(trainer, folder / FOLDER, cfg.state, identity(config, **batch), facts, disk)
+    saver = Saver(
+        trainer, folder / FOLDER, cfg.state, identity(config, **batch), facts, disk, cfg.launch.save_timeout_s
+    )
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     paths = candidates(folder, cfg.state.resume, restarted) if trainer.comm.rank == 0 else []
     resumed = saver.resume(paths)
