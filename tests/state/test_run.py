@@ -65,6 +65,18 @@ def test_row_17_the_lock_ends_with_the_process(tmp_path):
         pass
 
 
+def test_row_17_workers_that_outlive_their_launcher_for_a_moment_are_waited_for(tmp_path, capsys):
+    code = (
+        f"import os, pathlib, time, zerokit.state.lock as l\nwith l.locked(pathlib.Path({str(tmp_path)!r})):\n"
+        "    if os.fork() == 0: time.sleep(1)\n    os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
+    with locked(tmp_path):
+        assert re.fullmatch(
+            r"waiting for the workers of process \d+, which has ended, in .*\n", capsys.readouterr().out
+        )
+
+
 def test_row_17_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
     def refuse(*_: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

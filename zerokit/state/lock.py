@@ -8,15 +8,19 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from zerokit.config.errors import ConfigError
 from zerokit.config.terminal import say
 
 FILE = Path("logs", "run.lock")
+PATIENCE_S, POLL_S = 60.0, 0.2
+"""Seconds for which the workers of a launcher that has ended are waited for, and between two tries."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """What file systems say that cannot lock, such as Lustre mounted without `flock`."""
 
@@ -35,16 +39,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{run_dir} is in use by another job{_holder(path)}: wait, or choose another folder with "
-                              "hydra.run.dir=DIR.") from None  # fmt: skip
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            say(f"warning: the file system of {run_dir} has no locks ({error.strerror}): a second job in this folder "
-                "would not be refused.", sys.stderr)  # fmt: skip
+        _acquire(descriptor, path, run_dir)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         os.truncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": started}).encode())
@@ -53,9 +48,49 @@ def locked(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _holder(path: Path) -> str:
+def _acquire(descriptor: int, path: Path, run_dir: Path) -> None:
+    """Take the lock; wait for the workers of a launcher that was killed, which end with it, but not at once."""
+    deadline = None
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = _holder(path)
+            gone = _is_gone(holder)
+            if gone and deadline is None:
+                deadline = time.monotonic() + PATIENCE_S
+                say(f"waiting for the workers of process {holder['pid']}, which has ended, in {run_dir}")
+            if not gone or time.monotonic() > deadline:
+                who = f" (process {holder['pid']} on {holder['host']}, since {holder['since']})" if holder else ""
+                raise ConfigError(f"{run_dir} is in use by another job{who}: wait, or choose another folder with "
+                                  "hydra.run.dir=DIR.") from None  # fmt: skip
+            time.sleep(POLL_S)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            say(f"warning: the file system of {run_dir} has no locks ({error.strerror}): a second job in this folder "
+                "would not be refused.", sys.stderr)  # fmt: skip
+            return
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """What the job that has the lock wrote down; empty where that cannot be read."""
     try:
         holder = json.loads(path.read_text())
-        return f" (process {holder['pid']} on {holder['host']}, since {holder['since']})"
+        return {"pid": int(holder["pid"]), "host": str(holder["host"]), "since": str(holder["since"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return {}
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether the process was of this host and has ended."""
+    if not holder or holder["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it is another user's
+        pass
+    return False

@@ -48,10 +48,12 @@ def save_state(
     disk, target = disk or Disk(), Path(target).absolute()
     draft = target.with_name(f"{target.name}{TEMPORARY}{exchange.first(uuid.uuid4().hex[:8])}")
     try:
-        _agree(exchange, lambda: _begin(disk, target, draft) if exchange.rank == 0 else None)
+        _agree(exchange, target, lambda: _begin(disk, target, draft) if exchange.rank == 0 else None)
         path = draft / file_name(exchange.rank, exchange.world)
-        rows = _agree(exchange, lambda: [_write_file(disk, path, stream()), file.describe()])
-        _agree(exchange, lambda: _commit(disk, target, draft, rows, facts, user) if exchange.rank == 0 else None)
+        rows = _agree(exchange, target, lambda: [_write_file(disk, path, stream()), file.describe()])
+        _agree(
+            exchange, target, lambda: _commit(disk, target, draft, rows, facts, user) if exchange.rank == 0 else None
+        )
     except BaseException:
         if exchange.rank == 0:
             with contextlib.suppress(OSError):
@@ -67,7 +69,7 @@ def check_json(user: Any) -> None:
         raise ValueError(f"Values saved with a state must be JSON (texts, numbers, lists): {error}.") from None
 
 
-def _agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
+def _agree(exchange: Exchange, target: Path, work: Callable[[], Any]) -> list[Any]:
     """Do this rank's work and return what the work of every rank gave; one rank's error is raised on all."""
     try:
         message = [work(), None]
@@ -76,7 +78,7 @@ def _agree(exchange: Exchange, work: Callable[[], Any]) -> list[Any]:
     messages = exchange.gather(message)
     for rank, (_, error) in enumerate(messages):
         if error is not None:
-            raise StateError(f"The state could not be saved, rank {rank}: {error}")
+            raise StateError(f"{target} could not be saved, rank {rank}: {error}")
     return [value for value, _ in messages]
 
 

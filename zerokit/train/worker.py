@@ -213,7 +213,8 @@ class _View:
         self.cfg, self.config, self.folder, self.summary = cfg, config, folder, facts
         self.console = Console(cfg.train.steps)
         shown = self.console.handler()
-        shown.addFilter(lambda record: record.name != END.name)
+        if os.environ.get("TORCHELASTIC_ERROR_FILE"):  # else no launcher says it
+            shown.addFilter(lambda record: record.name != END.name)
         logging.getLogger().addHandler(shown)
         self.tracker: Any = None
         self.file: MetricsFile | None = None
