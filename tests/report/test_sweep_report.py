@@ -6,6 +6,7 @@ import os
 import re
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -293,3 +294,11 @@ def test_losses_are_drawn_in_bits_per_byte_where_every_cell_has_them(tmp_path):
         assert f"Training loss in {unit}" in page
     assert "| loss |" in (tmp_path / "report.md").read_text(), "cells of different units have their own"
     assert row(tmp_path, "cell1")[3] == "4.000 bits/byte"
+
+
+def test_a_cell_whose_summary_is_lost_computed_where_its_config_says(folder):
+    (place,) = folder.glob("stage1-bf16-*")
+    (place / "summary.json").write_text("{")
+    config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
+    (place / "config.yaml").write_text(yaml.safe_dump(config | {"launch": {"device": "cpu"}}), encoding="utf-8")
+    assert [one.on_cpu for one in load_sweep(folder).cells if one.folder == place] == [True]

@@ -55,7 +55,7 @@ class Cell:
     @property
     def on_cpu(self) -> bool:
         """Whether the peak is what a process grew by, which no prediction of tensors can be compared with."""
-        return self.run is not None and self.run.summary.get("device") == "cpu"
+        return self.run is not None and self.run.device == "cpu"
 
     @property
     def loss(self) -> Loss | None:

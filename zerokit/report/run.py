@@ -48,6 +48,12 @@ class Run:
         return self.status in ("unfinished", "running")
 
     @property
+    def device(self) -> str | None:
+        """What it computed on, as its summary says; without one, what it was told to."""
+        launch = self.config.get("launch")
+        return self.summary.get("device") or (launch.get("device") if isinstance(launch, dict) else None)
+
+    @property
     def counted(self) -> str:
         """What throughput counts: tokens or samples."""
         return counted(self.summary)

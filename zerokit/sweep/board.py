@@ -83,10 +83,10 @@ class Board:
         if self._live is not None:
             self._live.update(Text(f"predicting {printable(cell.label)}", style="dim"), refresh=True)
 
-    def started(self, cell: Cell) -> None:
-        """A cell has been started."""
+    def started(self, cell: Cell, half_done: bool = False) -> None:
+        """A cell has been started, or goes on from saved state."""
         if self._live is None:
-            self._line(cell, "started")
+            self._line(cell, "goes on from its saved state" if half_done else "started")
 
     def ended(self, cell: Cell) -> None:
         """A cell has ended."""

@@ -189,7 +189,7 @@ class Sweep:
 
     def _start(self, cell: Cell, slot: Slot) -> CellProcess:
         cell.state = State.RUNNING
-        self._board.started(cell)
+        self._board.started(cell, cell.is_half_done())
         return CellProcess(lambda: self._work(cell), cell.folder, slot)
 
     def _work(self, cell: Cell) -> JobReturn:
@@ -233,7 +233,7 @@ class Sweep:
             raise ConfigError("sweep.parallel: under torchrun or srun all processes work on one cell at a time.")
         for cell in cells:
             cell.state = State.RUNNING
-            self._board.started(cell)
+            self._board.started(cell, cell.is_half_done())
             error: str | None = "ended by its launcher"
             try:
                 self._work(cell)
