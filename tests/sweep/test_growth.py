@@ -117,6 +117,8 @@ def test_the_overlay_grows_the_model_until_memory_is_full(tmp_path):
     }
     assert [max(n for n, state in sizes[stage].items() if state == "finished") for stage in sizes] == [5, 15]
     assert "stage2: largest model.layers 15; 16 does not fit: " in result.stdout
+    assert "- stage2: largest model.layers 15; 16 does not fit: " in (tmp_path / "sweep" / "report.md").read_text()
+    assert "<p>stage2: largest model.layers 15; 16 does not fit: " in (tmp_path / "sweep" / "report.html").read_text()
     assert sizes["stage0"][6] == sizes["stage2"][16] == "too", "too large, which is no failure"
     broken = python(*COMMAND, f"train.seed={RAISES}", cwd=tmp_path, timeout=120)
     assert broken.returncode == 1, "a failure that is not the end of memory is one"

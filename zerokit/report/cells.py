@@ -118,6 +118,8 @@ class Sweep:
     cells: list[Cell]
     left_out: int = 0
     """Older runs that are not among the cells, where a folder holds very many."""
+    conclusions: tuple[str, ...] = ()
+    """Sentences in which a search said what it found."""
 
     @property
     def counted(self) -> str:
@@ -173,7 +175,8 @@ def load_sweep(directory: Path) -> Sweep:
         for number, (folder, run, label) in enumerate(zip(folders, runs, labels, strict=True), start=1)
     ]
     command = listed.get("command")
-    return Sweep(directory, str(command) if command else None, cells, max(0, len(others) - MOST))
+    conclusions = tuple(map(str, _list(listed.get("conclusions"))))
+    return Sweep(directory, str(command) if command else None, cells, max(0, len(others) - MOST), conclusions)
 
 
 def _cell(number: int, folder: Path, run: Run | None, entry: dict[str, Any], label: str) -> Cell:

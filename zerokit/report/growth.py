@@ -48,7 +48,7 @@ def largest(sweep: Sweep) -> str:
         if cell.run:
             stages.setdefault(f"stage {cell.stage}", []).append(cell)
     sizes = {cell.parameters for cells in stages.values() for cell in cells if cell.parameters}
-    if len(sizes) < 2:
+    if len(sizes) < 2 and not sweep.conclusions:
         return ""
     bars = []
     for stage, cells in sorted(stages.items()):

@@ -80,6 +80,7 @@ def markdown(sweep: Sweep, baseline: Cell | None) -> str:
     ]
     lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in rows(sweep, baseline)]
     lines += ["", *(_cell(remark) for remark in remarks(sweep, baseline))]
+    lines += ["", *(f"- {_cell(line)}" for line in sweep.conclusions)] if sweep.conclusions else []
     checks = [f"- {_cell(told(parity))}" for parity in parities(sweep)]
     lines += ["", "## Do the stages agree?", "", *(checks or ["No two finished cells compute the same thing."])]
     failed = [f"- {_cell(cell.label)} ({cell.status}): {_cell(cell.reason)}" for cell in sweep.cells if cell.reason]

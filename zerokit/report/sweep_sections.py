@@ -115,7 +115,10 @@ def tradeoff(view: View) -> str:
 def growth(view: View) -> str:
     """What the numbers of ranks and the sizes of the model say, where they differ."""
     charts = scaling(view.sweep) + largest(view.sweep)
-    return f'<section id="growth"><h2>Growth</h2><div class="charts">{charts}</div></section>' if charts else ""
+    if not charts and not view.sweep.conclusions:
+        return ""
+    told = "".join(f"<p>{escape(printable(line))}</p>" for line in view.sweep.conclusions)
+    return f'<section id="growth"><h2>Growth</h2><div class="charts">{charts}</div>{told}</section>'
 
 
 def memory(view: View) -> str:

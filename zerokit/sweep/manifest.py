@@ -16,9 +16,9 @@ NAME = "sweep.json"
 LOCK = ".lock"
 
 
-def write(folder: Path, command: str, cells: Iterable[Cell]) -> None:
+def write(folder: Path, command: str, cells: Iterable[Cell], conclusions: Iterable[str] = ()) -> None:
     """Replace sweep.json in one move."""
-    values = {"command": command, "cells": [_cell(cell, folder) for cell in cells]}
+    values = {"command": command, "cells": [_cell(cell, folder) for cell in cells], "conclusions": list(conclusions)}
     draft = folder / f".{NAME}.tmp"
     draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     draft.replace(folder / NAME)

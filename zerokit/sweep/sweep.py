@@ -253,7 +253,7 @@ class Sweep:
     def _write(self) -> None:
         if self._dry:
             return
-        manifest.write(self.folder, command(self._task.argv), self.cells)
+        manifest.write(self.folder, command(self._task.argv), self.cells, self.conclusions)
 
 
 @contextmanager
