@@ -92,7 +92,11 @@ def test_unknown_hardware_is_told_without_torch(tmp_path):
 
 
 def test_data_without_tokens_has_samples(tmp_path):
-    words = ("model=mlp", "data=synthetic", "data.task=regression", "estimate.hardware=cpu", "launch=single")
+    words = ("model=mlp", "data=synthetic", "data.task=regression", "estimate.hardware=cpu", "launch=cpu")
     result = zerokit("estimate", *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "samples/s per rank" in result.stdout and "tokens" not in result.stdout
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in result.stdout, "what takes most of a small step has a long name"
+    assert "waiting: for communication; launches: of kernels, by the host." in lines
+    assert "at the peak               20.00" in result.stdout and any(line.startswith("KiB") for line in lines)

@@ -27,6 +27,9 @@ TRAFFIC = {
     "optimizer": "optimizer sums",
 }
 """How kinds of traffic are called, in the order of the table; the last two are all-reduces."""
+SPENT = {"waiting for communication": "waiting", "issuing kernels": "launches"}
+"""Short names of what a step's time is spent on."""
+UNITS = (("GiB", GIB), ("MiB", GIB >> 10), ("KiB", GIB >> 20))
 
 Row = tuple[str, Callable[[Prediction], str]]
 
@@ -79,7 +82,7 @@ class _Cells:
     def __init__(self, comparison: Comparison):
         self._comparison = comparison
         peak = max(p.peak for p in comparison.stages)
-        self.unit, self._size = ("GiB", GIB) if peak >= GIB else ("MiB", GIB >> 10)
+        self.unit, self._size = next((unit for unit in UNITS if peak >= unit[1]), UNITS[-1])
 
     def memory(self, count: int) -> str:
         """Bytes in the unit."""
@@ -123,8 +126,13 @@ def _times(comparison: Comparison) -> list[Row]:
     return [
         ("time of a step", lambda p: format_seconds(p.seconds)),
         (_speed(comparison), _per_rank),
-        ("most of it", lambda p: "{} {:.0%}".format(*p.bound())),
+        ("most of it", _bound),
     ]
+
+
+def _bound(prediction: Prediction) -> str:
+    kind, share = prediction.bound()
+    return f"{SPENT.get(kind, kind)} {share:.0%}"
 
 
 def _by_policy(comparison: Comparison, cells: _Cells) -> Table:
@@ -161,6 +169,8 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = ["", f"* as configured   ! more than the {format_bytes(bound)} that a rank may take"]
     if peer:
         notes.append(f"{format_bytes(peer)} of stage {comparison.chosen.stage} lie outside PyTorch's allocator.")
+    if comparison.timed and any(p.bound()[0] in SPENT for p in comparison.stages):
+        notes.append("waiting: for communication; launches: of kernels, by the host.")
     if not comparison.timed:
         notes.append("estimate.hardware=NAME adds times; measure takes this machine's.")
     return notes
