@@ -29,6 +29,12 @@ def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _kill_late() -> None:
+    """In start-up, when the other ranks have begun."""
+    time.sleep(1)
+    _kill()
+
+
 def _stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -104,7 +110,7 @@ def _leave() -> None:
 FAULTS = {
     "kill": _kill, "stop": _stop, "raise": _raise, "out_of_memory": _out_of_memory, "terminate": _terminate,
     "terminate_and_raise": _terminate_and_raise, "terminate_late": _terminate_late,
-    "fill_disk": _fill_disk,
+    "fill_disk": _fill_disk, "kill_late": _kill_late,
     "interrupt_and_repeat": _interrupt_and_repeat, "hang": _hang, "flip": _flip, "leave": _leave,
 }  # fmt: skip
 

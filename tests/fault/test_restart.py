@@ -35,6 +35,13 @@ def test_a_restart_goes_on_from_the_newest_state(tmp_path, capfd, undisturbed, f
     assert failed["error"] in outcome.log("launcher.log")
 
 
+def test_a_rank_that_is_gone_before_it_has_said_where_it_runs_is_started_again(tmp_path):
+    """Elastic's signal to the others is nobody's wish to end."""
+    outcome = run(tmp_path, *STATES, "run.tags=[kill_late@1@0]", "launch.max_restarts=1")
+    assert outcome.status == 0, outcome.stderr
+    assert len(outcome.summary["attempts"]) == 1
+
+
 def test_restarts_are_bounded(tmp_path):
     outcome = run(tmp_path, *STATES, "run.tags=[kill@1@2@9]", "launch.max_restarts=2")
     assert outcome.status == 1

@@ -9,8 +9,8 @@ everybody goes on up to it. In a step without a request this costs taking a lock
 thread waits a little for the main thread to leave on its own, which gives the better traceback, and then ends the
 process.
 
-[Note: whose signal it is] When a rank has ended, elastic sends SIGTERM to the others, once; every other signal is of
-somebody who wants the run to be over, so that it shall not start again.
+[Note: whose signal it is] When a rank has ended, perhaps before it said where it runs, elastic sends SIGTERM to the
+others, once. Every other signal is of somebody who wants the run to be over, so that it shall not start again.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ class Monitor:
         wish, name = self._wish.note(number), signal.Signals(number).name
         gone, failing = self._look_at(range(self.world)), self._leaving.is_set() and not self._done
         self._terminations += number == signal.SIGTERM
-        if not gone or number != signal.SIGTERM or self._terminations > 1:
+        somebodys = self._board.all_are_here() and not gone
+        if somebodys or number != signal.SIGTERM or self._terminations > 1:
             leave_word(number)
         if wish == 2:
             log.warning("%s, a second signal: ending at once", name)
