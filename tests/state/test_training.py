@@ -205,6 +205,24 @@ def test_row_4_it_is_found_out_before_the_first_step(tmp_path, monkeypatch):
     open_trainer(tmp_path)  # what saves nothing needs no room
 
 
+def test_row_4_room_for_fewer_states_than_are_kept_is_told(tmp_path, monkeypatch, caplog):
+    _, saver = open_trainer(tmp_path, "state.every=2", "state.keep=2")
+    assert not caplog.messages
+    size = saver._file().nbytes
+
+    class Some:
+        f_frsize, f_bavail = size, 3
+
+    monkeypatch.setattr(os, "statvfs", lambda _: Some)
+    open_trainer(tmp_path, "state.every=2", "state.keep=2")  # one more than are kept, while it is written
+    (told,) = caplog.messages
+    assert "room for 2 more states" in told and told.endswith("state.keep=2 needs 3. Make room, or lower state.keep.")
+    caplog.clear()
+    folders.step_path(tmp_path / "state", 2).mkdir()
+    saver.prepare()
+    assert not caplog.messages, "one is there already"
+
+
 def test_row_2_the_names_of_the_folders_above_are_made_durable_too(tmp_path):
     """The launcher or Hydra has made them, and a state in a folder without a name is lost."""
     synced = []

@@ -22,6 +22,7 @@ from zerokit.state.read import verify
 from zerokit.state.resume import differences, refusal
 from zerokit.state.save import save_state
 from zerokit.state.snapshot import HostCopy
+from zerokit.train.metrics import format_bytes
 from zerokit.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,13 @@ class Saver:
                 f"one takes {size / 2**30:.2f} GiB, and {self.root} has {free / 2**30:.2f} GiB left. Make room, or "
                 "choose another folder with hydra.run.dir=DIR."
             )
+        kept = self.options.keep
+        missing = kept + 1 - min(kept, len(folders.saved_states(self.root)))
+        if free < ROOM * size * missing:
+            log.warning(
+                "%s has room for %d more states of %s; state.keep=%d needs %d. Make room, or lower state.keep.",
+                self.root, free // (ROOM * size), format_bytes(size), kept, missing,
+            )  # fmt: skip
         return None
 
     def _own(self) -> list[Piece]:
