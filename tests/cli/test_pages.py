@@ -65,6 +65,7 @@ def test_an_overlay_says_what_it_answers_sets_and_how_to_run_it(choice, capsys):
 def test_a_sweep_of_an_overlay_lists_its_values(capsys):
     assert "  zero\n      stage0, stage1, stage2, stage3\n" in printed(capsys, "help", "experiment=stages")
     assert "  launch.nproc\n      1" in printed(capsys, "help", "experiment=scaling")
+    assert "${" not in printed(capsys, "help", "experiment=scaling"), "values as they are on this host"
 
 
 @pytest.mark.parametrize("words", [["dashboard"], ["help", "bogus"], ["zero=stage9"]], ids=" ".join)

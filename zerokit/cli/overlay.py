@@ -9,6 +9,7 @@ from typing import Any
 from zerokit.cli.page import command
 from zerokit.config.parse import spell
 from zerokit.config.paths import CONF
+from zerokit.config.schema import LaunchConfig
 from zerokit.config.terminal import wrapped
 
 
@@ -58,17 +59,24 @@ def page(group: str, name: str) -> list[str]:
 def _leaves(values: dict[str, Any], path: str = "") -> list[str]:
     words = []
     for key, value in values.items():
-        words += _leaves(value, f"{path}{key}.") if isinstance(value, dict) else [f"{path}{key}={spell(value)}"]
+        words += (
+            _leaves(value, f"{path}{key}.") if isinstance(value, dict) else [f"{path}{key}={spell(_resolved(value))}"]
+        )
     return words
 
 
 def _listed(key: str, value: str) -> str:
     """The values of a sweep, with room for a line break between them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return ", ".join(OverridesParser.create().parse_override(f"{key}={_resolved(value)}").sweep_string_iterator())
+
+
+def _resolved(value: Any) -> Any:
+    """A value of the file as it is on this host."""
     from omegaconf import OmegaConf
 
     from zerokit.config.identity import register_resolvers
 
     register_resolvers("")
-    given = OmegaConf.create({"value": value}).value
-    return ", ".join(OverridesParser.create().parse_override(f"{key}={given}").sweep_string_iterator())
+    return OmegaConf.create({"value": value, "launch": {"device": LaunchConfig.device}}).value
