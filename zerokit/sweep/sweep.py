@@ -104,7 +104,8 @@ class Sweep:
         self._write()
         if self._dry:
             self._nowhere.cleanup()
-        self._board.finish(self.cells, None if self._dry else write_report(self.folder), self.conclusions)
+        if self.cells:  # a search may be interrupted before its first
+            self._board.finish(self.cells, None if self._dry else write_report(self.folder), self.conclusions)
         return 1 if any(cell.state is State.FAILED for cell in self.cells) else 0
 
     def _open(self) -> None:
