@@ -24,7 +24,7 @@ class Plain(System):
         if self._half:
             half_precision_head(self.model.head)
         if setup.compiled:
-            compile_forward([*self.model.blocks, self.model.head])
+            compile_forward(self.model.blocks)
         self.parameters = list(self.model.parameters())
         self._wrap()
         self.optimizer = self._make_optimizer()

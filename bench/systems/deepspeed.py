@@ -33,7 +33,7 @@ class DeepSpeed(System):
         model = materialise(build(setup.case), setup.seed, setup.device, setup.compute)
         compiled = self._compile()
         if compiled == "blocks":
-            compile_forward([*model.blocks, model.head])
+            compile_forward(model.blocks)
         optimizer = self._make_optimizer(decay_groups(model.parameters()))
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=self._config(compiled == "deepcompile"), dist_init_required=False

@@ -15,7 +15,7 @@ class Floor(System):
         super().__init__(setup)
         self.model = materialise(build(setup.case), setup.seed, setup.device, setup.compute)
         if setup.compiled:
-            compile_forward([*self.model.blocks, self.model.head])
+            compile_forward(self.model.blocks)
 
     def micro_step(self, index: int, inputs: Tensor, targets: Tensor) -> Tensor:
         loss = self.model(inputs, targets)

@@ -38,7 +38,7 @@ class FSDP2(System):
             checkpointing = Choice(self.option("checkpointing"), None)
             block.forward = registry.build("checkpointing", checkpointing).wrap(block.forward, index)
         if setup.compiled:
-            for module in [*self.model.blocks, self.model.head]:
+            for module in self.model.blocks:
                 module.compile(fullgraph=True)
         self._shard(self.model)
         fill_shards(self.model, setup.seed, setup.device)

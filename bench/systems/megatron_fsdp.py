@@ -34,7 +34,7 @@ class MegatronFSDP(System):
         model = materialise(build(setup.case), setup.seed, setup.device, setup.compute)
         block = type(model.blocks[0])
         if setup.compiled:
-            compile_forward([*model.blocks, model.head])
+            compile_forward(model.blocks)
         self.model = fully_shard_model(
             model,
             fsdp_unit_modules=[block],

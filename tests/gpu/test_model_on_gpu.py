@@ -48,18 +48,49 @@ def test_checkpointing_changes_memory_and_not_the_result(name, compiled):
     assert peak < most
 
 
+# One chunk and several; rows of less than one block of the kernel, and of more with a rest.
+@pytest.mark.parametrize("vocabulary", [5000, 40_007])
+@pytest.mark.parametrize("chunk", [1024, 4096])
 @forked
-def test_linear_cross_entropy():
+def test_linear_cross_entropy(chunk, vocabulary):
     generator = torch.Generator("cuda").manual_seed(0)
     hidden = torch.randn(3000, 256, device="cuda", generator=generator).requires_grad_()
-    weight = torch.randn(5000, 256, device="cuda", generator=generator).mul_(0.1).requires_grad_()
-    targets = torch.randint(5000, (3000,), device="cuda", generator=generator)
-    loss = linear_cross_entropy(hidden, weight, targets, 1024)
+    weight = torch.randn(vocabulary, 256, device="cuda", generator=generator).mul_(0.1).requires_grad_()
+    targets = torch.randint(vocabulary, (3000,), device="cuda", generator=generator)
+    loss = linear_cross_entropy(hidden, weight, targets, chunk)
     got = torch.autograd.grad(loss, (hidden, weight))
     expected = F.cross_entropy(F.linear(hidden, weight), targets)
     torch.testing.assert_close(loss, expected)
     for a, b in zip(got, torch.autograd.grad(expected, (hidden, weight)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1024, 4096])
+@forked
+def test_linear_cross_entropy_in_bf16(chunk):
+    """As exact as the plain one of the same bf16 logits: both are compared with fp32."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    hidden = torch.randn(3000, 256, device="cuda", generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(20_007, 256, device="cuda", generator=generator).mul_(0.1).bfloat16().requires_grad_()
+    targets = torch.randint(20_007, (3000,), device="cuda", generator=generator)
+    exact = [tensor.detach().float().requires_grad_() for tensor in (hidden, weight)]
+    expected = F.cross_entropy(F.linear(*exact), targets)
+    plain = F.cross_entropy(F.linear(hidden, weight).float(), targets)
+    loss = linear_cross_entropy(hidden, weight, targets, chunk)
+    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=0)
+    wanted = torch.autograd.grad(expected, exact)
+    ours, theirs = (torch.autograd.grad(value, (hidden, weight)) for value in (loss, plain))
+    for a, b, c in zip(ours, theirs, wanted, strict=True):
+        error, bound = (a - c).norm() / c.norm(), (b - c).norm() / c.norm()
+        assert error < 1.1 * bound + 0.002, (error, bound)
+
+
+@forked
+def test_a_target_outside_the_vocabulary_is_an_error():
+    hidden, weight = torch.randn(8, 16, device="cuda"), torch.randn(100, 16, device="cuda")
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        linear_cross_entropy(hidden, weight, torch.full((8,), 100, device="cuda"))
+        torch.cuda.synchronize()
 
 
 @forked

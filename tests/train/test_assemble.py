@@ -162,6 +162,12 @@ def test_a_module_around_units_of_the_config_is_not_compiled(compiler):
     assert compiled_names(model) == ["blocks.0", "blocks.2", "head"]
 
 
+def test_a_module_whose_class_says_so_is_not_compiled(compiler, monkeypatch):
+    model = WithUnits()
+    monkeypatch.setattr(type(model.head), "compiles", False, raising=False)
+    assert "head" not in compiled_names(wrapped("train.compile=true", model=model))
+
+
 # -- the loss --------------------------------------------------------------------------------------------------------
 
 

@@ -88,8 +88,8 @@ def moved_bytes(*values: Any) -> int:
 
 def moved_by(operation: Any, args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> int:
     """Bytes that an operation reads and writes: all it is given and returns; of tables, the rows in use."""
-    of_rows = ROWS.get(str(getattr(operation, "overloadpacket", operation)))
-    return of_rows(*args) if of_rows is not None else moved_bytes(args, kwargs, output)
+    of_its_own = MOVED.get(str(getattr(operation, "overloadpacket", operation)))
+    return of_its_own(*args) if of_its_own is not None else moved_bytes(args, kwargs, output)
 
 
 def _embedding(table: Tensor, tokens: Tensor, *_: Any) -> int:
@@ -109,10 +109,16 @@ def _add_rows(gradient: Tensor, values: Tensor, own: Tensor, landed: Any, places
     return (1 + more) * moved_bytes(gradient) + moved_bytes(values, own, places)
 
 
-ROWS = {
+def _softmax_gradient(logits: Tensor, targets: Tensor, scale: Tensor | None) -> int:
+    return moved_bytes(logits, targets) * (1 if scale is None else 2)
+
+
+MOVED = {
     "aten.embedding": _embedding,
     "zerokit.copy_rows": _copy_rows,
     "zerokit.send_rows": _send_rows,
     "zerokit.add_rows": _add_rows,
+    "zerokit.softmax_gradient": _softmax_gradient,
 }
-"""Operations that touch a few rows of what they are given (see `zerokit.zero.lookup` and `row_gradient`)."""
+"""Operations that touch a few rows of what they are given (see `zerokit.zero.lookup` and `row_gradient`), or that write
+where they read."""

@@ -38,6 +38,8 @@ class Embedding(nn.Embedding):
 class Head(Linear):
     """Hidden states (B, T, D) → logits (B, T, V), or with targets (B, T) the mean cross-entropy in nats (fp32)."""
 
+    compiles = False  # see the note in `_linear_cross_entropy`
+
     def __init__(self, dim: int, vocab_size: int, std: float, chunk: int) -> None:
         self.chunk = chunk
         super().__init__(dim, vocab_size, bias=False, std=std)

@@ -1,12 +1,19 @@
 """Cross-entropy of a linear layer, chunk by chunk, so that the logits of all tokens never exist at once.
 
+The gradient of a chunk's logits takes their place in memory: at 128k words they are the largest tensor of a step.
+
 [Note: where the gradient is computed]
-fp32 and bf16: in the forward pass, while a chunk's logits are still there; backward only scales. That costs no
+One chunk: backward multiplies the gradient of the logits, which is as large as that of the weight, and the upstream
+factor goes into the hidden states, the smallest of the factors.
+More, fp32 and bf16: in the forward pass, while a chunk's logits are still there; backward only scales. That costs no
 extra matrix product and keeps no logits. The weight's gradient is accumulated in the weight's dtype: an fp32
 accumulator would be the largest tensor alive at the peak of memory (2.1 GB for 128,256 × 4,096) and would be rounded
 to bf16 in the end all the same.
 fp16: (softmax - one-hot) / tokens lies below fp16's smallest number (6e-8), so the scale of the loss has to be
 multiplied in before rounding, and it is known only in backward: the logits are computed a second time there.
+
+[Note: not compiled]
+A compiler turns sums in place (`addmm_`) into sums with a copy of the weight's gradient for each chunk.
 """
 
 from __future__ import annotations
@@ -22,28 +29,54 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk:
     hidden (N, D) and weight (V, D) of one dtype, in which the matrix products run; targets (N,) int64, each in
     [0, V); the softmax is computed in fp32; `chunk` tokens at a time. Not differentiable twice.
     """
+    if targets.is_cuda:  # elsewhere an index out of range is an error by itself
+        torch._assert_async(((targets >= 0) & (targets < len(weight))).all(), "a target is outside the vocabulary")
     if not torch.is_grad_enabled() or not (hidden.requires_grad or weight.requires_grad):
-        losses = [_chunk_loss(h, weight, t)[0] for h, t in _chunks(hidden, targets, chunk)]
-        return torch.stack(losses).sum() / len(targets)
-    function = _RecomputeInBackward if hidden.dtype == torch.float16 else _GradientInForward
+        return _loss(hidden, weight, targets, chunk)
+    if hidden.dtype == torch.float16:
+        function = _RecomputeInBackward
+    else:
+        function = _GradientInForward if len(hidden) > chunk else _GradientInBackward
     return function.apply(hidden, weight, targets, chunk)
+
+
+@torch.library.custom_op("zerokit::softmax_gradient", mutates_args=("logits",))
+def softmax_gradient(logits: Tensor, targets: Tensor, scale: Tensor | None) -> Tensor:
+    """The losses (N,) in fp32 of `logits` (N, V), which become their gradients: (softmax - one-hot) · scale.
+
+    scale: 0-dim, fp32; None leaves the logits alone.
+    """
+    assert logits.is_contiguous()
+    if logits.is_cuda:
+        from zerokit.model import _softmax_kernel as kernel  # needs Triton, which only GPUs have
+
+        losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+        kernel.softmax_gradient[(len(logits),)](
+            logits, targets, losses, scale, logits.shape[1], scale is not None, kernel.COLUMNS, num_warps=kernel.WARPS
+        )
+        return losses
+    log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    losses = -log_p.gather(1, targets[:, None]).squeeze(1)
+    if scale is not None:
+        gradient = log_p.exp_()
+        gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
+        logits.copy_(gradient.mul_(scale))
+    return losses
+
+
+@softmax_gradient.register_fake
+def _(logits: Tensor, targets: Tensor, scale: Tensor | None) -> Tensor:
+    return logits.new_empty(len(logits), dtype=torch.float32)
 
 
 def _chunks(hidden: Tensor, targets: Tensor, size: int) -> zip:
     return zip(hidden.split(size), targets.split(size), strict=True)
 
 
-def _chunk_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of one chunk, and its log-probabilities (N, V) in fp32."""
-    log_p = F.log_softmax(F.linear(hidden, weight), dim=-1, dtype=torch.float32)
-    return -log_p.gather(1, targets[:, None]).sum(), log_p
-
-
-def _logits_gradient(log_p: Tensor, targets: Tensor, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
-    """(softmax - one-hot) · scale of one chunk; overwrites `log_p`."""
-    gradient = log_p.exp_()
-    gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-    return gradient.mul_(scale).to(dtype)
+def _loss(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """The mean loss alone."""
+    losses = [softmax_gradient(F.linear(h, weight), t, None).sum() for h, t in _chunks(hidden, targets, chunk)]
+    return torch.stack(losses).sum() / len(targets)
 
 
 class _Gradients:
@@ -52,26 +85,47 @@ class _Gradients:
     def __init__(self, hidden: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> None:
         self.weight_value = weight
         self.hidden = torch.empty_like(hidden) if needed[0] else None
-        self.weight = torch.zeros_like(weight) if needed[1] else None
+        self.weight: Tensor | None = None
+        self._of_weight = needed[1]
 
     def add(self, start: int, hidden: Tensor, of_logits: Tensor) -> None:
         if self.hidden is not None:
-            self.hidden[start : start + len(hidden)] = of_logits @ self.weight_value
+            torch.mm(of_logits, self.weight_value, out=self.hidden[start : start + len(hidden)])
         if self.weight is not None:
             self.weight.addmm_(of_logits.T, hidden)
+        elif self._of_weight:
+            self.weight = of_logits.T @ hidden
+
+
+class _GradientInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        logits = F.linear(hidden, weight)
+        losses = softmax_gradient(logits, targets, _number(1 / len(targets), hidden))
+        ctx.save_for_backward(hidden, weight, logits)
+        return losses.sum() / len(targets)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple:
+        hidden, weight, of_logits = ctx.saved_tensors
+        of_hidden = (of_logits @ weight) * upstream if ctx.needs_input_grad[0] else None
+        of_weight = of_logits.T @ (hidden * upstream) if ctx.needs_input_grad[1] else None
+        return of_hidden, of_weight, None, None
 
 
 class _GradientInForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
         gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
-        loss = hidden.new_zeros((), dtype=torch.float32)
+        scale, losses = _number(1 / len(targets), hidden), []
         for i, (h, t) in enumerate(_chunks(hidden, targets, chunk)):
-            chunk_loss, log_p = _chunk_loss(h, weight, t)
-            loss += chunk_loss
-            gradients.add(i * chunk, h, _logits_gradient(log_p, t, 1 / len(targets), weight.dtype))
+            logits = F.linear(h, weight)
+            losses.append(softmax_gradient(logits, t, scale).sum())
+            gradients.add(i * chunk, h, logits)
+            del logits  # before the next ones are made
         ctx.save_for_backward(gradients.hidden, gradients.weight)
-        return loss / len(targets)
+        return torch.stack(losses).sum() / len(targets)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -80,20 +134,26 @@ class _GradientInForward(torch.autograd.Function):
         return *(None if g is None else g.mul_(upstream) for g in ctx.saved_tensors), None, None
 
 
+def _number(value: float, like: Tensor) -> Tensor:
+    return torch.full((), value, dtype=torch.float32, device=like.device)
+
+
 class _RecomputeInBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
         ctx.save_for_backward(hidden, weight, targets)
         ctx.chunk = chunk
-        losses = [_chunk_loss(h, weight, t)[0] for h, t in _chunks(hidden, targets, chunk)]
-        return torch.stack(losses).sum() / len(targets)
+        return _loss(hidden, weight, targets, chunk)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple:
         hidden, weight, targets = ctx.saved_tensors
         gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
+        scale = upstream.float() / len(targets)
         for i, (h, t) in enumerate(_chunks(hidden, targets, ctx.chunk)):
-            log_p = _chunk_loss(h, weight, t)[1]
-            gradients.add(i * ctx.chunk, h, _logits_gradient(log_p, t, upstream / len(targets), weight.dtype))
+            logits = F.linear(h, weight)
+            softmax_gradient(logits, t, scale)
+            gradients.add(i * ctx.chunk, h, logits)
+            del logits
         return gradients.hidden, gradients.weight, None, None

@@ -42,7 +42,7 @@ def build_model(cfg: Config, info: Any) -> nn.Module:
 
 
 def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device, backend: Any = None) -> None:
-    """Give every block's forward its activation checkpointing; compile it, and other units such as a head.
+    """Give every block's forward its activation checkpointing; compile it, and other units.
 
     backend: of torch.compile, in place of that of the config.
     """
@@ -56,11 +56,12 @@ def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device, backend: An
 
 
 def compile_blocks(model: nn.Module, patterns: Sequence[str] = (), backend: Any = "inductor", **options: Any) -> None:
-    """Compile every block, and other units such as a head; their hooks stay outside."""
+    """Compile every block and other unit but those whose class says `compiles = False`; their hooks stay outside."""
     units = set(unit_modules(model, patterns))
     for module in dict.fromkeys([*find_blocks(model), *unit_modules(model)]):
         holds_units = any(inner in units for inner in module.modules() if inner is not module)
-        if not isinstance(module, nn.Embedding) and not holds_units:
+        gains = getattr(module, "compiles", not isinstance(module, nn.Embedding))
+        if gains and not holds_units:
             module.forward = torch.compile(module.forward, backend=backend, **options)
 
 

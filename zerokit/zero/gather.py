@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from zerokit.comm import Communicator
 from zerokit.zero.placement import Collective, Placement, Stage, transition
 from zerokit.zero.unit import Slot, Unit
@@ -31,6 +33,7 @@ class Gatherer:
         self.order: list[Unit] = []
         self._cursor = 0
         self._persistent = stage.parameter is Placement.REPLICATE
+        self._holders = Counter(id(unit.slot) for unit in units)
         for unit in units if self._persistent else ():  # materialising the model has written their whole weights
             unit.slot.owner, unit.slot.version = unit, self.version
 
@@ -99,9 +102,14 @@ class Gatherer:
         self._cursor += 1
 
     def prefetch(self) -> None:
-        """Start gathering the units that come next, as far as their slots are free."""
+        """Start gathering the units that come next, as far as their slots are free.
+
+        One more than `depth` if it has its slot for itself: a head takes longer to gather than a block computes.
+        """
         waiting: set[int] = set()  # slots that a unit before this one in the order needs first
-        for unit in self.order[self._cursor : self._cursor + self.depth]:
+        for place, unit in enumerate(self.order[self._cursor : self._cursor + self.depth + (self.depth > 0)]):
+            if place == self.depth and self._holders[id(unit.slot)] > 1:
+                break
             if id(unit.slot) not in waiting and not unit.slot.active:
                 self._gather(unit)
             waiting.add(id(unit.slot))
