@@ -40,7 +40,11 @@ def test_the_command_pasted_into_a_shell_is_for_the_same_folder(tmp_path, monkey
         check=True,
     )  # fmt: skip
     assert yaml.safe_load(pasted.stdout)["hydra"]["run"]["dir"].replace("\\$", "$") == name
-    assert "never" not in command and "'run.tags=['\"'\"'a b'\"'\"']'" in command
+    assert (
+        command.endswith(" state.resume=auto")
+        and "never" not in command
+        and "'run.tags=['\"'\"'a b'\"'\"']'" in command
+    )
 
 
 def test_nothing_is_told_where_nothing_can_go_on(tmp_path, capsys):

@@ -26,7 +26,7 @@ def tell_how_to_go_on(config: Config, run_dir: Path, argv: list[str]) -> None:
     here = Path.cwd()
     folder = run_dir.relative_to(here) if run_dir.is_relative_to(here) and run_dir != here else run_dir
     words = [word for word in argv if not REPLACED.match(word)] + [f"hydra.run.dir={quoted(str(folder))}"]
-    if config.state.resume not in ("auto", "never"):
-        words.append(f"state.resume={quoted(config.state.resume)}")
+    if config.state.resume != "auto":  # `never` refuses the folder's own states, a path in it those after it
+        words.append("state.resume=auto")
     # One line whatever its length: broken by anybody but the terminal, it could not be pasted.
     print(f"zerokit: to go on after step {step}:\n{command(words)}", file=sys.stderr, flush=True)

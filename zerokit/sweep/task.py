@@ -87,12 +87,16 @@ class Task:
                     sys.exit(2)
                 self._tell_how_to_go_on(config, folder)
                 sys.exit(1)
-            except (KeyboardInterrupt, SystemExit):
-                self._tell_how_to_go_on(config, folder)
-                raise
         return outcome(summary, config.sweep.metric)
 
     def _run(self, config: Config, folder: Path, words: list[str]) -> dict[str, Any]:
+        try:
+            return self._launch(config, folder, words)
+        except (KeyboardInterrupt, SystemExit):
+            self._tell_how_to_go_on(config, folder)
+            raise
+
+    def _launch(self, config: Config, folder: Path, words: list[str]) -> dict[str, Any]:
         inside = joined_rank() is not None and not self.led
         if inside and joined_rank() > 0:
             return _follow()
