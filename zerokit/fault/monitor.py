@@ -321,14 +321,15 @@ class Monitor:
         if self._leaving.wait(LEAVE_S):
             return
         try:
-            for number in self._signals.wait(0):
-                self._on_signal(number)
+            with suppress(dist.DistError):  # the store may be what is gone
+                for number in self._signals.wait(0):
+                    self._on_signal(number)
             END.error("the run failed: %s", cause)
             if records or self.records():
                 self._record("failed", cause)
             if os.environ.get("TORCHELASTIC_ERROR_FILE"):
                 ErrorHandler().record_exception(Ended(cause))
-        finally:  # also if the disk is full or the store is gone
+        finally:  # also if the disk is full
             _exit(1)
 
 

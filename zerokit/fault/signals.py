@@ -18,10 +18,8 @@ REPEAT_S = 1.0
 process and its group, or all processes of a job, of which the launcher tells the workers once more."""
 STACKS = signal.SIGUSR2
 """Makes a worker write the stacks of its threads into its log folder."""
-
-
-WORD = ".asked"
-"""How the name ends of what a worker leaves beside its error file when it was asked to end."""
+WORD = ".asked_by"
+"""A worker that was asked to end leaves an empty file whose name is that of its error file, this, and the signal."""
 
 
 def leave_word(number: int) -> None:
@@ -29,13 +27,13 @@ def leave_word(number: int) -> None:
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         with suppress(OSError):
-            Path(file + WORD).write_text(str(number))
+            Path(f"{file}{WORD}{int(number)}").touch()
 
 
 def word_left(folder: Path) -> int | None:
     """The signal by which a worker with its error file in `folder` was asked to end, None if none was."""
-    words = [int(path.read_text()) for path in folder.glob("*" + WORD)]
-    return words[0] if words else None
+    words = [path.name.rpartition(WORD)[2] for path in folder.glob(f"*{WORD}*")]
+    return int(words[0]) if words else None
 
 
 class Wish:
