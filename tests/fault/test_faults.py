@@ -209,6 +209,7 @@ def test_a_full_disk_ends_the_run_or_does_not_as_asked(tmp_path, on_error, statu
     process = begin(tmp_path, *words)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == status, stderr
+    assert stdout.count("the tracker is told of the end") == 1
     assert [saved.step for saved in saved_states(tmp_path / "run" / FOLDER)] == [2]
     assert not [path for path in (tmp_path / "run").rglob("*tmp*") if not path.name.startswith("step-")]
     if on_error == "continue":

@@ -218,6 +218,8 @@ def test_row_4_room_for_fewer_states_than_are_kept_is_told(tmp_path, monkeypatch
     (told,) = caplog.messages
     assert "room for 2 more states" in told and told.endswith("state.keep=2 needs 3. Make room, or lower state.keep.")
     caplog.clear()
+    open_trainer(tmp_path, "state.every=5", "state.keep=2")
+    assert not caplog.messages, "no more than two will be written"
     folders.step_path(tmp_path / "state", 2).mkdir()
     saver.prepare()
     assert not caplog.messages, "one is there already"

@@ -325,11 +325,11 @@ class Monitor:
                 for number in self._signals.wait(0):
                     self._on_signal(number)
             END.error("the run failed: %s", cause)
-            if records or self.records():
-                self._record("failed", cause)
             if os.environ.get("TORCHELASTIC_ERROR_FILE"):
                 ErrorHandler().record_exception(Ended(cause))
-        finally:  # also if the disk is full
+            if records or self.records():
+                self._record("failed", cause)
+        finally:  # whatever else fails
             _exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -95,14 +96,19 @@ class Saver:
                 f"one takes {size / 2**30:.2f} GiB, and {self.root} has {free / 2**30:.2f} GiB left. Make room, or "
                 "choose another folder with hydra.run.dir=DIR."
             )
-        kept = self.options.keep
-        missing = kept + 1 - min(kept, len(folders.saved_states(self.root)))
-        if free < ROOM * size * missing:
-            log.warning(
-                "%s has room for %d more states of %s; state.keep=%d needs %d. Make room, or lower state.keep.",
-                self.root, free // (ROOM * size), format_bytes(size), kept, missing,
-            )  # fmt: skip
+        self._warn_of_little_room(size, int(free / (ROOM * size)))
         return None
+
+    def _warn_of_little_room(self, size: int, fitting: int) -> None:
+        """Say that fewer states fit than will be there at once: one more than are kept, while that is written."""
+        kept, steps = self.options.keep, self.trainer.options.steps - self.trainer.progress.step
+        due = math.ceil(steps / self.options.every)
+        missing = min(due, kept + 1 - min(kept, len(folders.saved_states(self.root))))
+        if fitting < missing:
+            log.warning(
+                "%s has room for %d more state%s of %s; state.keep=%d needs %d. Make room, or lower state.keep.",
+                self.root, fitting, "s" * (fitting > 1), format_bytes(size), kept, missing,
+            )  # fmt: skip
 
     def _own(self) -> list[Piece]:
         """What the trainer adds to the engine's state on this rank."""

@@ -69,10 +69,7 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
             END.error("the training failed", exc_info=True)
             cause = monitor.cause(failure)
             if monitor.records():
-                try:
-                    view.end(status="failed", error=cause)
-                except OSError as problem:  # the cause counts, and the launcher writes it down too
-                    log.warning("the end of the run could not be written down: %s", problem)
+                view.end(status="failed", error=cause)
             if is_consequence(error):
                 raise Ended(cause) from error
             if failure is error:
@@ -289,14 +286,16 @@ class _View:
 
     @contextmanager
     def _lenient(self) -> Iterator[None]:
-        """Let a file that cannot be written be no more than a warning, the first one, if the run shall go on then."""
+        """Let a file that cannot be written be no more than a warning, the first one, if the run shall go on then, or
+        has failed: its cause counts."""
         try:
             yield
         except OSError as error:
-            if self.cfg.state.on_error == "fail":
+            failed = self.summary["status"] == "failed"
+            if self.cfg.state.on_error == "fail" and not failed:
                 raise
             if not self._warned:
-                log.warning("%s The training goes on (state.on_error=continue).", f"{error}.")
+                log.warning("%s.%s", error, "" if failed else " The training goes on (state.on_error=continue).")
             self._warned = True
 
     def _progress(self) -> dict[str, Any]:
@@ -309,8 +308,7 @@ class _View:
 
     def record(self, status: str, cause: str) -> None:
         """Write down how and why the run ended, from a thread beside the main one, which hangs."""
-        summaries.write_summary(self.folder, self.summary | self._progress())
-        summaries.mark_ended(self.folder, status, cause)
+        summaries.mark_ended(self.folder, status, cause, self.summary | self._progress())
 
 
 def _number(value: float | None) -> float | None:
