@@ -74,7 +74,7 @@ def test_storage_and_communication_are_those_of_the_engine(precision, world):
 @pytest.mark.parametrize(
     ("optimizer", "kinds"),
     [
-        (("muon",), {"all_reduce", "norm", "all_to_all"}),
+        (("muon",), {"all_reduce", "norm", "all_to_all", "all_gather"}),
         (("adafactor",), {"all_reduce", "norm", "optimizer"}),
         (("onebit_adam", "optimizer.freeze_step=1"), {"norm", "all_to_all", "all_gather"}),
         (("onebit_adam", "optimizer.freeze_step=5"), {"norm", "all_reduce"}),
@@ -97,6 +97,13 @@ def test_every_kind_of_traffic_is_predicted(optimizer, kinds):
         assert stage or set(calls) == kinds
         reduced = {"all_reduce", "norm", "optimizer"}
         assert predicted.sent_bytes == sum(n * (1 if kind in reduced else 0.5) for kind, n in traffic.items())
+
+
+def test_the_memory_of_muon_does_not_grow_with_the_ranks_that_hold_all():
+    cfg = composed("model.dim=256", "train.eval_batches=0", "optimizer=muon")
+    simulator = Simulator(cfg, TABLE["cpu"])
+    few, many = (simulator.predict(of_stage(cfg, 0), world).peak for world in (4, 256))
+    assert many < 1.1 * few
 
 
 @pytest.mark.parametrize("world", [64, 1024])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zerokit.comm import Communicator
 from zerokit.zero.layout import Span
+from zerokit.zero.placement import Placement
 from zerokit.zero.states import length_along, matrix_shape, updated
 from zerokit.zero.storage import Region, Storage
 from zerokit.zero.unit import Unit
@@ -154,7 +155,9 @@ class _Matrix:
 class Matrices:
     """A phase whose result is put together to whole matrices, each on its owner, and goes back changed.
 
-    Owners are chosen so that the ranks have about the same work; two all-to-alls per wave of matrices.
+    Owners are chosen so that the ranks have about the same work; two all-to-alls per wave of matrices. Where every rank
+    needs all of each matrix, the second one divides the wave evenly, and all gather it: an owner that sent a copy to
+    each rank would have to hold as many.
     """
 
     def __init__(self, storage: Storage, rule: Any, group: int, phase: Any, pieces: Sequence, comm: Communicator,
@@ -164,8 +167,9 @@ class Matrices:
         by_parameter: dict[tuple[Unit, int], list] = {}
         for piece, part in pieces:
             by_parameter.setdefault((piece.unit, piece.index), []).append((piece, part))
+        alike = comm.world > 1 and storage.stage.optimizer is Placement.REPLICATE
         self._waves = [
-            _Wave(_owned(storage, wave, comm.world), by_parameter, comm.rank, comm.world)
+            _Wave(_owned(storage, wave, comm.world), by_parameter, comm.rank, comm.world, alike)
             for wave in _waves(storage.states.members(group), WAVE * comm.world)
         ]
 
@@ -185,7 +189,9 @@ class Matrices:
                 changed = self._change(matrix).reshape(-1)
                 for place, span in destinations:
                     answers[place].copy_(changed[span])
-            back = self._exchange(answers, wave.answers, wave.back)
+            back = self._exchange(answers, wave.answers, wave.back, wave.part)
+            if wave.part is not None:
+                back = self._gather(back)
             for part, place in wave.incoming:
                 part.known["whole"] = back[place].view(part.weight.shape)
 
@@ -198,25 +204,35 @@ class Matrices:
     def _empty(self, splits: list[int]) -> Tensor:
         return torch.empty(sum(splits), dtype=self._dtype, device=self._device)
 
-    def _exchange(self, values: Tensor, given: list[int], taken: list[int]) -> Tensor:
-        result = self._empty(taken)
-        self._comm.all_to_all(result, values, taken, given)
+    def _exchange(self, values: Tensor, given: list[int], taken: list[int], length: int | None = None) -> Tensor:
+        """What the ranks have for this one; with room up to `length` elements."""
+        result = self._empty(taken if length is None else [length])
+        self._comm.all_to_all(result[: sum(taken)], values, taken, given)
         return result
+
+    def _gather(self, part: Tensor) -> Tensor:
+        whole = self._empty([len(part)] * self._comm.world)
+        self._comm.all_gather(whole, part)
+        return whole
 
 
 class _Wave:
     """What goes where for some matrices. sent, arrived, answers, back: elements exchanged with each rank.
 
+    alike: every rank needs all matrices; of what their owners have made each rank then gets `part` elements back, the
+    last ones perhaps fewer, for all to gather. part: None where each rank gets what it needs at once.
+
     outgoing, incoming: this rank's pieces and their places in what it sends and gets back. work: shape, places of the
     parts and destinations of each matrix that this rank owns.
     """
 
-    def __init__(self, matrices: list[_Matrix], pieces: dict, rank: int, world: int):
+    def __init__(self, matrices: list[_Matrix], pieces: dict, rank: int, world: int, alike: bool):
         ranks = range(world)
+        homes = [rank] if alike else ranks
         owned = [[m for m in matrices if m.owner == owner] for owner in ranks]
         self.sent = [sum(len(m.sent[rank]) for m in owned[o]) for o in ranks]
         self.arrived = [sum(len(m.sent[source]) for m in owned[rank]) for source in ranks]
-        self.answers = [sum(len(m.held[d]) for m in owned[rank]) for d in ranks]
+        self.answers = [sum(len(m.held[d]) for m in owned[rank]) for d in homes]
         self.back = [sum(len(m.held[rank]) for m in owned[o]) for o in ranks]
         in_order = [m for members in owned for m in members]
         sent = _places([len(m.sent[rank]) for m in in_order])
@@ -228,15 +244,19 @@ class _Wave:
                 self.incoming.append((part, _within(piece, matrix.held[rank], home)))
         mine = owned[rank]
         sources = [_places([len(m.sent[s]) for m in mine], start) for s, start in enumerate(_starts(self.arrived))]
-        targets = [_places([len(m.held[d]) for m in mine], start) for d, start in enumerate(_starts(self.answers))]
+        starts = zip(homes, _starts(self.answers), strict=True)
+        targets = {d: _places([len(m.held[d]) for m in mine], start) for d, start in starts}
         self.work = [
             (
                 matrix_shape(m.unit.shapes[m.index]),
                 [sources[s][i] for s in ranks if len(m.sent[s])],
-                [(targets[d][i], slice(m.held[d].start, m.held[d].stop)) for d in ranks if len(m.held[d])],
+                [(targets[d][i], slice(m.held[d].start, m.held[d].stop)) for d in homes if len(m.held[d])],
             )
             for i, m in enumerate(mine)
         ]
+        self.part = -(-sum(self.back) // world) if alike else None
+        if alike:
+            self.answers, self.back = _evenly(self.back, rank)
 
 
 def _starts(lengths: list[int]) -> list[int]:
@@ -245,6 +265,16 @@ def _starts(lengths: list[int]) -> list[int]:
 
 def _places(lengths: list[int], start: int = 0) -> list[slice]:
     return [slice(start + a, start + a + n) for a, n in zip(_starts(lengths), lengths, strict=True)]
+
+
+def _evenly(lengths: list[int], rank: int) -> tuple[list[int], list[int]]:
+    """Elements that a rank gives each rank, and takes from each, to divide evenly a buffer of which every rank has a
+    stretch of one of `lengths`."""
+    part = -(-sum(lengths) // len(lengths))
+    spans = [Span(start, start + length) for start, length in zip(_starts(lengths), lengths, strict=True)]
+    parts = [Span(start, start + part) for start in range(0, part * len(lengths), part)]
+    given = [len(spans[rank].clip(own.start, own.stop)) for own in parts]
+    return given, [len(span.clip(parts[rank].start, parts[rank].stop)) for span in spans]
 
 
 def _within(piece: Piece, span: Span, place: slice) -> slice | None:
