@@ -19,6 +19,7 @@ from tests.commands import environment, zerokit
 from tests.state.trained import SMALL
 from zerokit.config.errors import ConfigError
 from zerokit.state.lock import locked
+from zerokit.state.resume import refusal
 from zerokit.train.metrics import read_metrics
 
 WORDS = (*SMALL, "train.steps=12", "state.every=2", "train.log_every=1", "zero=stage3")
@@ -104,15 +105,33 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
     assert name and (run / "state" / name[1]).is_dir() and "going on after step 1" in told, told
 
 
+@pytest.mark.parametrize(
+    ("keys", "suggested"),
+    [
+        (("optimizer.lr", "model.dropout"), "optimizer.lr,model.dropout"),
+        (("optimizer.name", "data.seed"), "optimizer,data.seed"),
+        (("optimizer.lr", "model.dim"), None),  # weights of other shapes are refused all the same
+        (("model.name",), None),
+    ],
+)
+def test_row_18_allowing_changes_is_suggested_where_it_helps(keys, suggested):
+    *_, what_to_do = refusal(Path("state"), [f"{key}: 1 in the state, 2 here" for key in keys]).splitlines()
+    assert len(what_to_do) <= 80
+    if suggested is None:
+        assert what_to_do == "Put these back, or start in another folder (hydra.run.dir=DIR)."
+    else:
+        assert what_to_do == f"'state.allow_changed=[{suggested}]'."
+
+
 def test_row_18_another_training_is_refused_before_a_worker_starts(tmp_path):
     first = zerokit(*WORDS, "train.steps=2", "hydra.run.dir=run", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     config = (tmp_path / "run" / "config.yaml").read_text()
     result = zerokit(*WORDS, "train.steps=4", "optimizer.lr=0.5", "model.layers=1", "hydra.run.dir=run", cwd=tmp_path)
     assert result.returncode == 2
-    _, *fields, what_to_do, option = result.stderr.splitlines()
+    _, *fields, what_to_do = result.stderr.splitlines()
     assert sorted(fields) == ["  model.layers: 2 in the state, 1 here", "  optimizer.lr: 0.01 in the state, 0.5 here"]
-    assert option == "'state.allow_changed=[optimizer.lr,model.layers]'." and len(what_to_do) <= 80
+    assert what_to_do == "Put these back, or start in another folder (hydra.run.dir=DIR)."
     assert (tmp_path / "run" / "config.yaml").read_text() == config
     allowed = zerokit(
         *WORDS, "train.steps=4", "optimizer.lr=0.5", "state.allow_changed=[optimizer.lr]", "hydra.run.dir=run",

@@ -16,6 +16,11 @@ from zerokit.state.manifest import read_manifest
 SECTIONS = ("model", "data", "optimizer", "scheduler")
 KEYS = ("train.seed", "train.clip_norm", "batch.global")
 """What a training's weights depend on beside the sections; everything else may change from run to run."""
+SHAPELESS = tuple(
+    f"model.{name}"
+    for name in ("dropout", "init_std", "loss_chunk", "norm_eps", "rope_theta", "rope_factor", "rope_low", "rope_high")
+)
+"""Options of models that change no shape of a weight: weights of other shapes cannot be taken from a state."""
 
 
 def candidates(run_dir: Path, resume: str, restarted: bool = False) -> list[Path]:
@@ -91,12 +96,15 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], allowed: Seque
 
 def refusal(path: Path, lines: Sequence[str]) -> str:
     """The error for a state of another training."""
-    keys = ",".join(line.partition(":")[0].removesuffix(".name") for line in lines)
+    keys = [line.partition(":")[0] for line in lines]
     fields = "".join(f"\n  {line}" for line in lines)
-    return (
-        f"{path} is a state of another training:{fields}\nPut these back, start in another folder "
-        f"(hydra.run.dir=DIR), or go on with\n'state.allow_changed=[{keys}]'."
-    )
+    other = "start in another folder (hydra.run.dir=DIR)"
+    if any(key.startswith("model.") and key not in SHAPELESS for key in keys):
+        ways = f"Put these back, or {other}."
+    else:
+        names = ",".join(key.removesuffix(".name") for key in keys)
+        ways = f"Put these back, {other}, or go on with\n'state.allow_changed=[{names}]'."
+    return f"{path} is a state of another training:{fields}\n{ways}"
 
 
 def check_config(config: Mapping[str, Any], run_dir: Path) -> None:
