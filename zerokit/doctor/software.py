@@ -40,7 +40,7 @@ def software() -> Iterator[Line]:
         yield ok("C++ compiler", compiler)
     else:
         yield note(
-            "C++ compiler", "none found", "train.compile=true needs one: install g++; without, set train.compile=false"
+            "C++ compiler", "none found", "kernels of GPUs need one, and so does train.compile=true: install g++"
         )
 
 
