@@ -9,6 +9,7 @@ import torch
 
 from zerokit.estimate.hardware import TABLE
 from zerokit.estimate.tracker import Tracker
+from zerokit.model._linear_cross_entropy import softmax_gradient
 from zerokit.zero.lookup import copy_rows
 from zerokit.zero.row_gradient import add_rows, send_rows
 
@@ -56,3 +57,11 @@ def test_a_shard_of_a_gradient_costs_itself_and_the_rows_that_it_gets(accumulate
         add_rows(of(rows * DIM), of(TOKENS, DIM), own, [of(rows * DIM)], [own], 0, accumulate)
     shard = (1 + accumulate) * rows * ROW
     assert tracker.clock.busy["memory"] == pytest.approx(shard + TOKENS * ROW + 2 * rows * 4)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_logits_are_read_once_and_written_if_their_gradient_takes_their_place(times):
+    tracker = Tracker(HARDWARE)
+    with tracker.active():
+        softmax_gradient(of(TOKENS, DIM), tokens(), of() if times == 2 else None)
+    assert tracker.clock.busy["memory"] == pytest.approx(times * TOKENS * (ROW + 8))
