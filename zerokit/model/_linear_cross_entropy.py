@@ -10,7 +10,8 @@ extra matrix product and keeps no logits. The weight's gradient is accumulated i
 accumulator would be the largest tensor alive at the peak of memory (2.1 GB for 128,256 × 4,096) and would be rounded
 to bf16 in the end all the same.
 fp16: (softmax - one-hot) / tokens lies below fp16's smallest number (6e-8), so the scale of the loss has to be
-multiplied in before rounding, and it is known only in backward: the logits are computed a second time there.
+multiplied in before rounding, and it is known only in backward: the gradient of the logits is made there, of more than
+one chunk from logits that are computed a second time.
 
 [Note: not compiled]
 A compiler turns sums in place (`addmm_`) into sums with a copy of the weight's gradient for each chunk.
@@ -33,10 +34,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk:
         torch._assert_async(((targets >= 0) & (targets < len(weight))).all(), "a target is outside the vocabulary")
     if not torch.is_grad_enabled() or not (hidden.requires_grad or weight.requires_grad):
         return _loss(hidden, weight, targets, chunk)
-    if hidden.dtype == torch.float16:
-        function = _RecomputeInBackward
-    else:
-        function = _GradientInForward if len(hidden) > chunk else _GradientInBackward
+    several = _RecomputeInBackward if _underflows(hidden) else _GradientInForward
+    function = several if len(hidden) > chunk else _GradientInBackward
     return function.apply(hidden, weight, targets, chunk)
 
 
@@ -98,20 +97,31 @@ class _Gradients:
 
 
 class _GradientInBackward(torch.autograd.Function):
+    """One chunk."""
+
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
         logits = F.linear(hidden, weight)
-        losses = softmax_gradient(logits, targets, _number(1 / len(targets), hidden))
-        ctx.save_for_backward(hidden, weight, logits)
+        early = None if _underflows(hidden) else _number(1 / len(targets), hidden)
+        losses = softmax_gradient(logits, targets, early)
+        ctx.save_for_backward(hidden, weight, targets, logits)
         return losses.sum() / len(targets)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple:
-        hidden, weight, of_logits = ctx.saved_tensors
+        hidden, weight, targets, of_logits = ctx.saved_tensors
+        if _underflows(hidden):
+            softmax_gradient(of_logits, targets, upstream.float() / len(targets))
+            upstream = torch.ones_like(upstream)
         of_hidden = (of_logits @ weight) * upstream if ctx.needs_input_grad[0] else None
         of_weight = of_logits.T @ (hidden * upstream) if ctx.needs_input_grad[1] else None
         return of_hidden, of_weight, None, None
+
+
+def _underflows(hidden: Tensor) -> bool:
+    """Whether gradients of the logits need the scale of the loss."""
+    return hidden.dtype == torch.float16
 
 
 class _GradientInForward(torch.autograd.Function):
