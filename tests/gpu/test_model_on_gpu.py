@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from tests.gpu.process import forked, needs_gpu
 from tests.infos import token_info
 from zerokit.config.registry import Choice, build, options_type
+from zerokit.model import _linear_cross_entropy
 from zerokit.model._linear_cross_entropy import linear_cross_entropy
 
 pytestmark = needs_gpu
@@ -83,6 +84,21 @@ def test_linear_cross_entropy_in_bf16(chunk):
     for a, b, c in zip(ours, theirs, wanted, strict=True):
         error, bound = (a - c).norm() / c.norm(), (b - c).norm() / c.norm()
         assert error < 1.1 * bound + 0.002, (error, bound)
+
+
+@forked
+def test_the_loss_without_triton_is_the_same(monkeypatch, caplog):
+    hidden = torch.randn(512, 64, device="cuda", requires_grad=True)
+    weight = torch.randn(1000, 64, device="cuda", requires_grad=True)
+    targets = torch.randint(1000, (512,), device="cuda")
+    with_kernel = linear_cross_entropy(hidden, weight, targets)
+    gradients = torch.autograd.grad(with_kernel, (hidden, weight))
+    _linear_cross_entropy._kernel.cache_clear()
+    monkeypatch.setattr(_linear_cross_entropy, "has_triton", lambda: False)
+    without = linear_cross_entropy(hidden, weight, targets)
+    assert "torch's operations" in caplog.text
+    torch.testing.assert_close(without, with_kernel)
+    torch.testing.assert_close(torch.autograd.grad(without, (hidden, weight)), gradients)
 
 
 @forked

@@ -19,9 +19,16 @@ A compiler turns sums in place (`addmm_`) into sums with a copy of the weight's 
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._triton import has_triton
+
+log = logging.getLogger(__name__)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = 2048) -> Tensor:
@@ -46,9 +53,7 @@ def softmax_gradient(logits: Tensor, targets: Tensor, scale: Tensor | None) -> T
     scale: 0-dim, fp32; None leaves the logits alone.
     """
     assert logits.is_contiguous()
-    if logits.is_cuda:
-        from zerokit.model import _softmax_kernel as kernel  # needs Triton, which only GPUs have
-
+    if logits.is_cuda and (kernel := _kernel()) is not None:
         losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         kernel.softmax_gradient[(len(logits),)](
             logits, targets, losses, scale, logits.shape[1], scale is not None, kernel.COLUMNS, num_warps=kernel.WARPS
@@ -61,6 +66,17 @@ def softmax_gradient(logits: Tensor, targets: Tensor, scale: Tensor | None) -> T
         gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
         logits.copy_(gradient.mul_(scale))
     return losses
+
+
+@cache
+def _kernel() -> ModuleType | None:
+    """The module of the GPU's kernel; None, with a warning, where Triton cannot make it."""
+    if has_triton():
+        from zerokit.model import _softmax_kernel
+
+        return _softmax_kernel
+    log.warning("The loss takes torch's operations: Triton is not installed, or cannot compile for this GPU.")
+    return None
 
 
 @softmax_gradient.register_fake
