@@ -73,7 +73,7 @@ ROWS: dict[str, list[tuple[str, str]]] = {
     ],
     "state": [
         ("", "Give one folder"),
-        ("nowhere", "nowhere: expected a state"),
+        ("nowhere", "with states, but there is no such folder."),
         ("file", "file: expected a state"),
         ("empty", "empty: expected a state"),
         ("half", "half: expected a state"),
@@ -82,7 +82,7 @@ ROWS: dict[str, list[tuple[str, str]]] = {
     ],
     "export": [
         ("", "Give a state or the folder of a run"),
-        ("nowhere", "nowhere: expected a state"),
+        ("nowhere", "with states, but there is no such folder."),
         ("file", "file: expected a state"),
         ("empty", "empty: expected a state"),
         ("half", "half: expected a state"),

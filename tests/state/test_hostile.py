@@ -229,3 +229,8 @@ def test_a_reader_gives_any_run_of_elements(sound):
         for start, stop in ((0, 276), (5, 6), (100, 276), (7, 7)):
             found = [v for _, values in reader.segments("weight/embed.weight", start, stop) for v in values.tolist()]
             assert found == whole[start:stop].tolist()
+
+
+def test_a_folder_that_is_not_there_is_no_damaged_state(tmp_path):
+    with pytest.raises(DamagedState, match=r"There is no folder .*nowhere; expected a state\."):
+        read_manifest(tmp_path / "nowhere")

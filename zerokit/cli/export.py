@@ -13,7 +13,7 @@ from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.terminal import complain
 from zerokit.state.errors import DamagedState, StateError
-from zerokit.state.folder import FOLDER, states_at
+from zerokit.state.folder import FOLDER, given_states
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 USAGE = f"Give a state or the folder of a run: {usage(__doc__)}."
@@ -26,9 +26,7 @@ def main(words: list[str]) -> int:
         ConfigError: there is no state, or an option is unknown.
     """
     source, target, dtype = _arguments(words)
-    states = states_at(Path(source))
-    if not states:
-        raise ConfigError(f"{source}: expected a state or the output folder of a run with states, found none there.")
+    states = given_states(source, source)
     target = target or _beside(states[0])
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch says so; nothing here needs it
     from zerokit.train.export import export

@@ -12,7 +12,7 @@ from pathlib import Path
 from zerokit.config.errors import ConfigError
 from zerokit.config.terminal import say
 from zerokit.state.errors import StateError
-from zerokit.state.folder import states_at
+from zerokit.state.folder import given_states
 from zerokit.state.manifest import Manifest, read_manifest
 
 ROW = "{:<19} {:<17} {:>10} {:>5} {:>5}  {:<9} {}"
@@ -33,9 +33,7 @@ def main(words: list[str]) -> int:
     if len(paths) != 1:
         raise ConfigError("Give one folder: zerokit state PATH [--verify], where PATH is a run's folder or a state.")
     thorough = "--verify" in words
-    states = states_at(Path(paths[0]))
-    if not states:
-        raise ConfigError(f"{paths[0]}: expected a state or the output folder of a run with states, found none there.")
+    states = given_states(paths[0], paths[0])
     print(states[0].parent)
     print(ROW.format("state", "saved (UTC)", "size", "ranks", "stage", "format", "verified" if thorough else "checked"))
     problems = [problem for state in states if (problem := _show(state, thorough))]

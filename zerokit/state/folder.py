@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
+from zerokit.config.errors import ConfigError
 from zerokit.state.disk import Disk, remove_tree
 from zerokit.state.errors import StateError
 from zerokit.state.manifest import NAME, read_manifest
@@ -46,6 +47,18 @@ def states_at(path: Path) -> list[Path]:
     if (Path(path) / NAME).exists():
         return [Path(path)]
     return [saved.path for folder in (path, Path(path) / FOLDER) for saved in saved_states(folder)]
+
+
+def given_states(path: str | Path, given: str) -> list[Path]:
+    """`states_at` a path that somebody gave, as `given` in messages.
+
+    Raises:
+        ConfigError: there is no state, or no such folder.
+    """
+    if found := states_at(Path(path)):
+        return found
+    lacking = "found none there" if Path(path).exists() else "but there is no such folder"
+    raise ConfigError(f"{given}: expected a state or the output folder of a run with states, {lacking}.")
 
 
 def remove_leftovers(root: Path, disk: Disk | None = None) -> list[str]:

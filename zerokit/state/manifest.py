@@ -108,6 +108,8 @@ def read_manifest(folder: Path) -> Manifest:
         StateError: it was written by another version of the format.
     """
     path = Path(folder) / NAME
+    if not path.parent.exists():
+        raise DamagedState(f"There is no folder {path.parent}; expected a state.")
     manifest = decode(_read(path), str(path))
     for file in manifest.files:
         length = plain_file_length(Path(folder) / file.name)

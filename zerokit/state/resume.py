@@ -10,7 +10,7 @@ from typing import Any
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import spell
 from zerokit.state.errors import StateError
-from zerokit.state.folder import FOLDER, saved_states, states_at
+from zerokit.state.folder import FOLDER, given_states, saved_states
 from zerokit.state.manifest import read_manifest
 
 SECTIONS = ("model", "data", "optimizer", "scheduler")
@@ -44,11 +44,7 @@ def candidates(run_dir: Path, resume: str, restarted: bool = False) -> list[Path
             )
         return []
     given = Path(resume)
-    found = states_at(given)
-    if not found:
-        raise ConfigError(
-            f"state.resume={resume}: expected a state or the output folder of a run with states, found none there."
-        )
+    found = given_states(resume, f"state.resume={resume}")
     if given.resolve().is_relative_to(Path(run_dir).resolve()):
         newer = [saved for saved in own if saved.path.resolve() not in {path.resolve() for path in found}]
         newer = [saved for saved in newer if saved.step > max(_step(path) for path in found)]
