@@ -99,7 +99,8 @@ class Windows:
 
 def _saver(engine: Any, folder: Path) -> Saver:
     """A saver of a loop that has no trainer."""
-    trainer = SimpleNamespace(engine=engine, comm=engine.comm, state=dict, tensors=dict)
+    one = {"options": SimpleNamespace(steps=1), "progress": SimpleNamespace(step=0)}  # states are not counted here
+    trainer = SimpleNamespace(engine=engine, comm=engine.comm, state=dict, tensors=dict, **one)
     return Saver(trainer, folder / FOLDER, StateConfig(every=1, keep=1), {}, {})
 
 
