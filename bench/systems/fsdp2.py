@@ -37,9 +37,8 @@ class FSDP2(System):
         for index, block in enumerate(self.model.blocks):
             checkpointing = Choice(self.option("checkpointing"), None)
             block.forward = registry.build("checkpointing", checkpointing).wrap(block.forward, index)
-        if setup.compiled:
-            for module in self.model.blocks:
-                module.compile(fullgraph=True)
+            if setup.compiled:
+                block.compile(fullgraph=True)
         self._shard(self.model)
         fill_shards(self.model, setup.seed, setup.device)
         self.parameters = list(self.model.parameters())

@@ -26,7 +26,7 @@ def main(words: list[str]) -> int:
         ConfigError: there is no state, or an option is unknown.
     """
     source, target, dtype = _arguments(words)
-    states = given_states(source, source)
+    states = given_states(source)
     target = target or _beside(states[0])
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch says so; nothing here needs it
     from zerokit.train.export import export

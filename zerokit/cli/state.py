@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
     if len(paths) != 1:
         raise ConfigError("Give one folder: zerokit state PATH [--verify], where PATH is a run's folder or a state.")
     thorough = "--verify" in words
-    states = given_states(paths[0], paths[0])
+    states = given_states(paths[0])
     print(states[0].parent)
     print(ROW.format("state", "saved (UTC)", "size", "ranks", "stage", "format", "verified" if thorough else "checked"))
     problems = [problem for state in states if (problem := _show(state, thorough))]

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ConfigError(ValueError):
@@ -23,6 +24,15 @@ def writing(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"{what}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the disk inside name the file, which Python leaves out of those of an open one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager

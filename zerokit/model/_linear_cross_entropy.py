@@ -20,6 +20,7 @@ A compiler turns sums in place (`addmm_`) into sums with a copy of the weight's 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 
@@ -88,28 +89,43 @@ def _chunks(hidden: Tensor, targets: Tensor, size: int) -> zip:
     return zip(hidden.split(size), targets.split(size), strict=True)
 
 
+def _mean(losses: Sequence[Tensor], tokens: int) -> Tensor:
+    return torch.stack([loss.sum() for loss in losses]).sum() / tokens
+
+
 def _loss(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """The mean loss alone."""
-    losses = [softmax_gradient(F.linear(h, weight), t, None).sum() for h, t in _chunks(hidden, targets, chunk)]
-    return torch.stack(losses).sum() / len(targets)
+    losses = [softmax_gradient(F.linear(h, weight), t, None) for h, t in _chunks(hidden, targets, chunk)]
+    return _mean(losses, len(targets))
 
 
-class _Gradients:
-    """Gradients of hidden states and weight, filled chunk by chunk; None where not needed."""
+def _gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, scale: Tensor, needed: Sequence[bool]
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """The losses of each chunk, and the gradients of hidden states and weight times `scale`; None where not needed."""
+    of_hidden = torch.empty_like(hidden) if needed[0] else None
+    of_weight, losses, start = None, [], 0
+    for h, t in _chunks(hidden, targets, chunk):
+        logits = F.linear(h, weight)
+        losses.append(softmax_gradient(logits, t, scale))
+        if needed[0]:
+            torch.mm(logits, weight, out=of_hidden[start : start + len(h)])
+        if of_weight is not None:
+            of_weight.addmm_(logits.T, h)
+        elif needed[1]:
+            of_weight = logits.T @ h
+        start += len(h)
+        del logits  # before the next ones are made
+    return losses, of_hidden, of_weight
 
-    def __init__(self, hidden: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> None:
-        self.weight_value = weight
-        self.hidden = torch.empty_like(hidden) if needed[0] else None
-        self.weight: Tensor | None = None
-        self._of_weight = needed[1]
 
-    def add(self, start: int, hidden: Tensor, of_logits: Tensor) -> None:
-        if self.hidden is not None:
-            torch.mm(of_logits, self.weight_value, out=self.hidden[start : start + len(hidden)])
-        if self.weight is not None:
-            self.weight.addmm_(of_logits.T, hidden)
-        elif self._of_weight:
-            self.weight = of_logits.T @ hidden
+def _number(value: float, like: Tensor) -> Tensor:
+    return torch.full((), value, dtype=torch.float32, device=like.device)
+
+
+def _underflows(hidden: Tensor) -> bool:
+    """Whether gradients of the logits need the scale of the loss."""
+    return hidden.dtype == torch.float16
 
 
 class _GradientInBackward(torch.autograd.Function):
@@ -135,33 +151,19 @@ class _GradientInBackward(torch.autograd.Function):
         return of_hidden, of_weight, None, None
 
 
-def _underflows(hidden: Tensor) -> bool:
-    """Whether gradients of the logits need the scale of the loss."""
-    return hidden.dtype == torch.float16
-
-
 class _GradientInForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
-        scale, losses = _number(1 / len(targets), hidden), []
-        for i, (h, t) in enumerate(_chunks(hidden, targets, chunk)):
-            logits = F.linear(h, weight)
-            losses.append(softmax_gradient(logits, t, scale).sum())
-            gradients.add(i * chunk, h, logits)
-            del logits  # before the next ones are made
-        ctx.save_for_backward(gradients.hidden, gradients.weight)
-        return torch.stack(losses).sum() / len(targets)
+        scale = _number(1 / len(targets), hidden)
+        losses, *gradients = _gradients(hidden, weight, targets, chunk, scale, ctx.needs_input_grad)
+        ctx.save_for_backward(*gradients)
+        return _mean(losses, len(targets))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple:
         # In place, since at 128k words a copy costs a gigabyte; autograd refuses a second backward by itself.
         return *(None if g is None else g.mul_(upstream) for g in ctx.saved_tensors), None, None
-
-
-def _number(value: float, like: Tensor) -> Tensor:
-    return torch.full((), value, dtype=torch.float32, device=like.device)
 
 
 class _RecomputeInBackward(torch.autograd.Function):
@@ -175,11 +177,6 @@ class _RecomputeInBackward(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple:
         hidden, weight, targets = ctx.saved_tensors
-        gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
         scale = upstream.float() / len(targets)
-        for i, (h, t) in enumerate(_chunks(hidden, targets, ctx.chunk)):
-            logits = F.linear(h, weight)
-            softmax_gradient(logits, t, scale)
-            gradients.add(i * ctx.chunk, h, logits)
-            del logits
-        return gradients.hidden, gradients.weight, None, None
+        _, *gradients = _gradients(hidden, weight, targets, ctx.chunk, scale, ctx.needs_input_grad)
+        return *gradients, None, None

@@ -49,8 +49,8 @@ def states_at(path: Path) -> list[Path]:
     return [saved.path for folder in (path, Path(path) / FOLDER) for saved in saved_states(folder)]
 
 
-def given_states(path: str | Path, given: str) -> list[Path]:
-    """`states_at` a path that somebody gave, as `given` in messages.
+def given_states(path: str, key: str = "") -> list[Path]:
+    """`states_at` a path that somebody gave, as the value of `key=` if that is not empty.
 
     Raises:
         ConfigError: there is no state, or no such folder.
@@ -58,7 +58,7 @@ def given_states(path: str | Path, given: str) -> list[Path]:
     if found := states_at(Path(path)):
         return found
     lacking = "found none there" if Path(path).exists() else "but there is no such folder"
-    raise ConfigError(f"{given}: expected a state or the output folder of a run with states, {lacking}.")
+    raise ConfigError(f"{key}{path}: expected a state or the output folder of a run with states, {lacking}.")
 
 
 def remove_leftovers(root: Path, disk: Disk | None = None) -> list[str]:

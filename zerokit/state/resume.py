@@ -44,7 +44,7 @@ def candidates(run_dir: Path, resume: str, restarted: bool = False) -> list[Path
             )
         return []
     given = Path(resume)
-    found = given_states(resume, f"state.resume={resume}")
+    found = given_states(resume, "state.resume=")
     if given.resolve().is_relative_to(Path(run_dir).resolve()):
         newer = [saved for saved in own if saved.path.resolve() not in {path.resolve() for path in found}]
         newer = [saved for saved in newer if saved.step > max(_step(path) for path in found)]

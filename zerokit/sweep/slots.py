@@ -45,11 +45,6 @@ def divide(parallel: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slo
     ]
 
 
-def visible_cores() -> list[int]:
-    """Return the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
 def visible_gpus() -> list[str]:
     """Return the names of the visible GPUs as CUDA_VISIBLE_DEVICES takes them, without initialising CUDA."""
     import torch

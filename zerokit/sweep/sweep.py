@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from zerokit.config.compose import to_config
 from zerokit.config.errors import ConfigError
+from zerokit.config.host import visible_cores
 from zerokit.launch import WORKER
 from zerokit.launch.environment import joined_rank
 from zerokit.sweep import manifest
@@ -25,7 +26,7 @@ from zerokit.sweep.board import Board
 from zerokit.sweep.cell import Cell, State, label_all, outcome
 from zerokit.sweep.predict import Forecast, Predictor
 from zerokit.sweep.process import CellProcess
-from zerokit.sweep.slots import Slot, divide, visible_cores, visible_gpus
+from zerokit.sweep.slots import Slot, divide, visible_gpus
 from zerokit.sweep.task import Task, grouped
 from zerokit.train.summary import command, predicted_facts, read_summary
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zerokit.config.errors import naming
 from zerokit.config.parse import is_number
 
 log = logging.getLogger(__name__)
@@ -42,11 +43,9 @@ class MetricsFile:
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Write the metrics of one step (counted in optimizer steps)."""
         row = {"trainer/step": step, **{name: _encode(value) for name, value in metrics.items()}}
-        try:
+        with naming(self.path):
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
-        except OSError as error:  # Python does not say which file
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def close(self) -> None:
         """Close the file; may be called again."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import zerokit
+from zerokit.config.errors import naming
 from zerokit.config.files import read_mapping
 from zerokit.report import write_report
 from zerokit.state.folder import FOLDER, saved_states
@@ -42,13 +43,13 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     path = run_dir / "summary.json"
     draft = path.with_suffix(".json.tmp")
     try:
-        with draft.open("w", encoding="utf-8") as file:
+        with naming(path), draft.open("w", encoding="utf-8") as file:
             file.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
+    except OSError:
         draft.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     os.replace(draft, path)
 
 

@@ -254,9 +254,10 @@ class _Wave:
             )
             for i, m in enumerate(mine)
         ]
-        self.part = -(-sum(self.back) // world) if alike else None
+        self.part: int | None = None
         if alike:
-            self.answers, self.back = _evenly(self.back, rank)
+            self.part = -(-sum(self.back) // world)
+            self.answers, self.back = _evenly(self.back, self.part, rank)
 
 
 def _starts(lengths: list[int]) -> list[int]:
@@ -267,10 +268,9 @@ def _places(lengths: list[int], start: int = 0) -> list[slice]:
     return [slice(start + a, start + a + n) for a, n in zip(_starts(lengths), lengths, strict=True)]
 
 
-def _evenly(lengths: list[int], rank: int) -> tuple[list[int], list[int]]:
-    """Elements that a rank gives each rank, and takes from each, to divide evenly a buffer of which every rank has a
-    stretch of one of `lengths`."""
-    part = -(-sum(lengths) // len(lengths))
+def _evenly(lengths: list[int], part: int, rank: int) -> tuple[list[int], list[int]]:
+    """Elements that a rank gives each rank, and takes from each, to divide a buffer, of which every rank has a stretch
+    of one of `lengths`, into stretches of `part`."""
     spans = [Span(start, start + length) for start, length in zip(_starts(lengths), lengths, strict=True)]
     parts = [Span(start, start + part) for start in range(0, part * len(lengths), part)]
     given = [len(spans[rank].clip(own.start, own.stop)) for own in parts]
