@@ -1,7 +1,8 @@
 """Predicted against measured: `python -m bench.estimate`, memory and step time of zerokit's runs.
 
 Each cell is predicted first, without its GPUs, then run for a few steps in processes of its own. With `--results` the
-runs are those that `bench.compare` has recorded, and no GPU is needed.
+runs are those that `bench.compare` has recorded, and no GPU is needed. With `--together N` as many cells share the GPUs
+at a time: their memory is measured, their time is not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,6 +33,8 @@ from zerokit.estimate.hardware import TABLE, Hardware, find
 from zerokit.estimate.machine import this_gpu
 
 GIB = 1 << 30
+RECORDINGS_SINCE = "2026-11-26"
+"""Date from which on files hold the memory of a recorded step; older ones have that of its replays, which need none."""
 CELLS = (
     ("llama-1.5b-1x2048", "zerokit-3:reduce_dtype=bf16"),
     ("llama-1.5b-1x2048", "zerokit-2:reduce_dtype=bf16"),
@@ -64,6 +68,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--steps", type=int, default=8, help="timed steps of a run (8)")
     add("--warmup", type=int, default=4, help="steps before them (4)")
     add("--nproc", type=int, help="processes, one per GPU (2)", default=2)
+    add("--together", type=int, help="cells side by side on the same GPUs, for their memory alone (1)", default=1)
     add("--device", choices=("auto", "cuda", "cpu"), default="auto")
     add("--timeout", type=float, default=90.0, help="seconds that one run may take (90)")
     add("--budget", type=float, help="seconds for all runs; those that would not fit are skipped")
@@ -72,6 +77,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.device_count() else "cpu"
+    if args.together < 1:
+        parser.error(f"--together: expected at least 1; got {args.together}.")
     cells = [tuple(cell.split("/", 1)) for cell in args.cells or ()]
     for cell in cells:
         if len(cell) != 2 or cell[0] not in CASES or not cell[1].startswith("zerokit-"):
@@ -103,16 +110,13 @@ class Cell:
 
 
 def recorded(path: Path) -> list[Cell]:
-    """zerokit's runs in a file of `bench.compare`.
-
-    Replays of a recorded step allocate nothing: their memory is left out, which older files have of the replays alone.
-    """
+    """zerokit's runs in a file of `bench.compare`."""
     result = json.loads(path.read_text(encoding="utf-8"))
     cells = []
     for run in result["runs"]:
         if run["status"] == "ok" and run["system"].startswith("zerokit-"):
             measured = {key: value for key, value in run.items() if key not in ("losses", "issue_ms")}
-            if "cuda_graph=true" in run["system"]:
+            if "cuda_graph=true" in run["system"] and result["facts"]["date"] < RECORDINGS_SINCE:
                 del measured["allocated_gib"]
             measured |= {"file": path.name, "commit": result["facts"]["commit"]}
             cells.append(Cell(result["case"]["name"], run["system"], result["nproc"], measured))
@@ -160,8 +164,13 @@ def measure(args: argparse.Namespace, cell: Cell, clock: Clock) -> dict[str, Any
     spec = {"case": case, "system": parsed.name + (f":{options}" if options else ""), "device": args.device}
     spec |= {"precision": _precision(system), "data": "synthetic", "steps": args.steps, "warmup": args.warmup}
     record = launch.run(spec | {"lr": 1e-4, "seed": 0}, cell.nproc, timeout)
-    record.pop("losses", None)
+    for key in ("losses", *(OF_THE_GPU if args.together > 1 else ())):
+        record.pop(key, None)
     return record
+
+
+OF_THE_GPU = ("step_ms", "issue_ms", "window_s", "warmup_s", "startup_s", "device_gib")
+"""Figures of a run that mean nothing where it shares its GPUs."""
 
 
 def row(cell: dict[str, Any]) -> list[str]:
@@ -171,10 +180,13 @@ def row(cell: dict[str, Any]) -> list[str]:
     gib, ms = predicted["peak"] / GIB, predicted["seconds"] * 1000
     if record["status"] != "ok":
         return [*head, f"{gib:.2f}", record.get("reason", record["status"]), "", f"{ms:.1f}", "", ""]
-    step = median(record["step_ms"])
+    step = median(record["step_ms"]) if "step_ms" in record else None
     memory = record.get("allocated_gib")
-    shown = ["–", ""] if memory is None else [f"{memory:.2f}", f"{gib / memory - 1:+.1%}"]
-    return [*head, f"{gib:.2f}", *shown, f"{ms:.1f}", f"{step:.1f}", f"{ms / step - 1:+.1%}"]
+    return [*head, f"{gib:.2f}", *_against(gib, memory, 2), f"{ms:.1f}", *_against(ms, step, 1)]
+
+
+def _against(predicted: float, measured: float | None, digits: int) -> list[str]:
+    return ["–", ""] if measured is None else [f"{measured:.{digits}f}", f"{predicted / measured - 1:+.1%}"]
 
 
 def render(result: dict[str, Any]) -> str:
@@ -209,13 +221,14 @@ def main(argv: list[str] | None = None) -> Path:
     result = {"facts": facts, "nproc": args.nproc, "hardware": hardware.name, "cells": []}
     gpu = facts["gpu"].removeprefix("NVIDIA ").replace(" ", "-")
     path = args.out / f"{facts['date'][:19].replace(':', '-')}_{args.nproc}x{gpu}_estimate.json"
-    for cell, predicted in zip(args.cells, predictions, strict=True):
-        measured = cell.measured or measure(args, cell, clock)
-        facts_of_cell = {"case": cell.case, "system": cell.system, "nproc": cell.nproc}
-        result["cells"].append(facts_of_cell | {"predicted": predicted, "measured": measured})
-        print(" | ".join(row(result["cells"][-1])), file=sys.stderr, flush=True)
-        write(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-        write(path.with_suffix(".md"), render(result))
+    with ThreadPoolExecutor(args.together) as pool:
+        runs = pool.map(lambda cell: cell.measured or measure(args, cell, clock), args.cells)
+        for cell, predicted, measured in zip(args.cells, predictions, runs, strict=True):
+            facts_of_cell = {"case": cell.case, "system": cell.system, "nproc": cell.nproc}
+            result["cells"].append(facts_of_cell | {"predicted": predicted, "measured": measured})
+            print(" | ".join(row(result["cells"][-1])), file=sys.stderr, flush=True)
+            write(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+            write(path.with_suffix(".md"), render(result))
     print(render(result), flush=True)
     return path
 

@@ -118,6 +118,18 @@ def test_predictions_stand_beside_what_was_measured(tmp_path):
     assert len(path.with_suffix(".md").read_text().splitlines()) == 8
 
 
+def test_cells_side_by_side_have_no_times(tmp_path):
+    words = ("--device", "cpu", "--nproc", "1", "--steps", "2", "--warmup", "1", "--commit", "abc", "--together", "2")
+    path = estimate.main(["--cells", "tiny/zerokit-3", "tiny/zerokit-0", *words, "--out", str(tmp_path)])
+    cells = json.loads(path.read_text())["cells"]
+    assert [(cell["system"], cell["measured"]["status"]) for cell in cells] == [
+        ("zerokit-3", "ok"),
+        ("zerokit-0", "ok"),
+    ]
+    assert not any("step_ms" in cell["measured"] for cell in cells)
+    assert path.with_suffix(".md").read_text().splitlines()[-1].endswith(" | – |  |")
+
+
 MISTAKES = ("tiny", "none/zerokit-3", "tiny/fsdp2", "tiny/zerokit-7", "tiny/zerokit-2:precision=fp8")
 
 
