@@ -133,7 +133,6 @@ def configured(case_name: str, system: str, nproc: int, device: str) -> Config:
     options = {key: value for key, value in parsed.options.items() if key != "precision"}
     setup = Setup(case, 0, nproc, torch.device(device), NAMES[parsed.name][2], options, _precision(system))
     config = config_of(setup)
-    config["checkpointing"] = {"name": config["checkpointing"]}
     config["batch"] = {"micro": case.micro, "accumulation": case.accumulation}
     config["model"] = {"name": case.family, **dataclasses.asdict(options_of(case))}
     data = {"name": "synthetic", "seq_len": case.seq_len, "vocab_size": case.vocab_size, "samples": 16, "held_out": 1}

@@ -20,8 +20,8 @@ from zerokit.zero.graph import WARMUP, CapturedStep
 class Zerokit(System):
     """The engine at the stage in the system's name.
 
-    An option `section.key=value` sets that key; a bare key is looked for in zero, precision, train, optimizer, launch;
-    `checkpointing=NAME` chooses the activation checkpointing.
+    An option `section.key=value` sets that key; a bare key is looked for in zero, precision, train, optimizer, launch
+    and checkpointing; `checkpointing=NAME` chooses the activation checkpointing.
     """
 
     allowed = None
@@ -65,7 +65,7 @@ def config_of(setup: Setup) -> dict[str, Any]:
         "launch": {"device": setup.device.type},
     }
     options = dict(setup.options)
-    config["checkpointing"] = options.pop("checkpointing", "none")
+    config["checkpointing"] = {"name": options.pop("checkpointing", "none")}
     for key, text in options.items():
         section, name = _place(key, config)
         config[section][name] = _value(text)
@@ -78,7 +78,7 @@ def _place(key: str, config: dict[str, Any]) -> tuple[str, str]:
         if section not in config:
             raise ValueError(f"option '{key}': expected a section among {', '.join(config)}; got '{section}'.")
         return section, name
-    for section in ("zero", "precision", "train", "optimizer", "launch"):
+    for section in ("zero", "precision", "train", "optimizer", "launch", "checkpointing"):
         options = SECTIONS.get(section) or registry.options_type(section, config[section]["name"])
         if key in {f.name for f in fields(options)}:
             return section, key

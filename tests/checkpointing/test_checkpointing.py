@@ -12,13 +12,15 @@ VARIANTS = {
     "none": {},
     "full": {},
     "every_k": {"k": 2},
+    "every_k_selective": {"k": 2, "others": "selective"},
     "selective": {},
     "cpu": {"min_bytes": 0},
 }
 
 
 def component(name):
-    return build("checkpointing", Choice(name, options_type("checkpointing", name)(**VARIANTS[name])))
+    group = name.removesuffix("_selective")
+    return build("checkpointing", Choice(group, options_type("checkpointing", group)(**VARIANTS[name])))
 
 
 def model(name, compiled=False, **options):
@@ -72,7 +74,7 @@ def calls(name):
 
 
 def test_every_variant_is_tested():
-    assert names("checkpointing") == sorted(VARIANTS)
+    assert names("checkpointing") == sorted(set(VARIANTS) - {"every_k_selective"})
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"kv_heads": 2, "hidden": 48}], ids=["gpt", "drop", "llama"])
@@ -92,7 +94,7 @@ def test_compiled_around_the_checkpoint(name, options):
     assert_same(checkpointed, step(model("none", compiled=True, **options)))
 
 
-@pytest.mark.parametrize("name", ["full", "every_k", "selective"])
+@pytest.mark.parametrize("name", ["full", "every_k", "every_k_selective", "selective"])
 def test_recomputation_compiles_without_graph_breaks(name):
     torch._dynamo.reset()
     built = model(name)
@@ -102,7 +104,9 @@ def test_recomputation_compiles_without_graph_breaks(name):
 
 
 def test_what_is_recomputed():
-    none, full, half, selective = (calls(name) for name in ("none", "full", "every_k", "selective"))
+    none, full, half, selective, mixed = (
+        calls(name) for name in ("none", "full", "every_k", "selective", "every_k_selective")
+    )
     attention = "_scaled_dot_product_flash_attention_for_cpu"
     forward = none.count[attention]
     assert full.count[attention] == 2 * forward
@@ -110,6 +114,8 @@ def test_what_is_recomputed():
     assert selective.count[attention] == forward
     assert selective.of("mm", "addmm", "bmm") == none.of("mm", "addmm", "bmm") < full.of("mm", "addmm", "bmm")
     assert selective.of("native_layer_norm") > none.of("native_layer_norm")
+    assert mixed.count[attention] == half.count[attention]
+    assert mixed.of("native_layer_norm") > half.of("native_layer_norm")
 
 
 def test_evaluation_recomputes_nothing():

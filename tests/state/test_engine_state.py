@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import zerokit
 from tests.ranks import run_ranks
 from tests.state.trained import fresh, trained, values
 from tests.zero.models import Language
@@ -40,6 +42,18 @@ def load_and_save(folder: Path, stage: int, precision: str, number: int) -> str:
     assert engine.load(folder / "s") == {"epoch": 3}
     engine.save(folder / f"again{number}")
     return engine.reader.sha256()
+
+
+def test_a_tree_that_is_not_installed_saves_too(tmp_path, monkeypatch):
+    def none_but_torch(name):
+        if name != "torch":
+            raise PackageNotFoundError(name)
+        return torch.__version__
+
+    monkeypatch.setattr("importlib.metadata.version", none_but_torch)
+    monkeypatch.setattr("zerokit.state.save.version", none_but_torch)
+    save(tmp_path, 2)
+    assert verify(tmp_path / "s").facts["zerokit"] == zerokit.__version__
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -26,20 +26,17 @@ KEPT = frozenset(getattr(torch.ops.aten, name).default for name in KEPT_NAMES if
 
 
 class Recompute:
-    """Checkpoints the blocks whose index is a multiple of `every`.
+    """Checkpoints every block.
 
     The state of the random number generators is restored for the recomputation, so dropout repeats itself.
     """
 
-    def __init__(self, every: int = 1, policy: Callable | None = None) -> None:
-        self.every = every
+    def __init__(self, policy: Callable | None = None) -> None:
         # Dynamo takes no context_fn but a partial: without a policy none is passed.
         self._options = {"context_fn": partial(create_selective_checkpoint_contexts, policy)} if policy else {}
 
     def wrap(self, forward: Callable, index: int) -> Callable:
-        """`forward` of block `index`, recomputed in backward where it is this block's turn."""
-        if index % self.every:
-            return forward
+        """`forward`, recomputed in backward."""
         options = self._options
 
         def checkpointed(*args, **kwargs):
@@ -54,6 +51,17 @@ class KeepAll:
     def wrap(self, forward: Callable, index: int) -> Callable:
         """`forward` itself."""
         return forward
+
+
+class EveryK:
+    """Recomputes blocks 0, k, 2k, …; `others` are the checkpoints of those in between."""
+
+    def __init__(self, k: int, others: KeepAll | Recompute) -> None:
+        self.k, self.full, self.others = k, Recompute(), others
+
+    def wrap(self, forward: Callable, index: int) -> Callable:
+        """`forward` of block `index`, as it is this block's turn."""
+        return (self.others if index % self.k else self.full).wrap(forward, index)
 
 
 def keep_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
@@ -71,11 +79,11 @@ def build_full(options) -> Recompute:
     return Recompute()
 
 
-def build_every_k(options) -> Recompute:
-    """Recomputes every k-th block."""
-    return Recompute(every=options.k)
-
-
 def build_selective(options) -> Recompute:
     """Recomputes what is cheap in every block."""
-    return Recompute(policy=keep_products)
+    return Recompute(keep_products)
+
+
+def build_every_k(options) -> EveryK:
+    """Recomputes every k-th block, and what is asked of the others."""
+    return EveryK(options.k, {"none": build_none, "selective": build_selective}[options.others](None))

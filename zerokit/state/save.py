@@ -21,6 +21,7 @@ from typing import Any
 
 import xxhash
 
+from zerokit import __version__
 from zerokit.comm.exchange import Exchange
 from zerokit.state.disk import Disk, make_durable_folder, remove_tree, write_all
 from zerokit.state.errors import StateError
@@ -127,7 +128,7 @@ def _commit(disk: Disk, target: Path, draft: Path, rows: list[Any], facts: dict[
 
 
 def _versions() -> dict[str, str]:
-    return {"zerokit": version("zerokit"), "torch": version("torch")}
+    return {"zerokit": __version__, "torch": version("torch")}
 
 
 def _tensors(described: list[list[Any]]) -> dict[str, TensorFacts]:
