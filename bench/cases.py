@@ -47,6 +47,7 @@ CASES = {
     for case in (
         Case("llama-8b-1x2048", **LLAMA_8B, micro=1, seq_len=2048),
         Case("llama-8b-1x8192", **LLAMA_8B, micro=1, seq_len=8192),
+        Case("llama-8b-25-layers-1x8192", **LLAMA_8B | {"layers": 25}, micro=1, seq_len=8192),
         Case("llama-1.5b-4x4096", **LLAMA_1_5B, micro=4, seq_len=4096),
         Case("llama-1.5b-1x2048", **LLAMA_1_5B, micro=1, seq_len=2048),
         Case("llama-1.5b-8x1x2048", **LLAMA_1_5B, micro=1, seq_len=2048, accumulation=8),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import TCPStore
 
 from bench.systems import PINNED, parse
 
@@ -26,8 +27,10 @@ def run(spec: dict[str, Any], nproc: int, timeout: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         spec = spec | {"folder": name, "launched": time.time(), "timeout": timeout}
+        # Hosted here, as torchrun does: a port that was free a moment ago may have been taken by a run beside this one.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         with (folder / "log").open("wb") as log:
-            processes = _start(spec, nproc, log)
+            processes = _start(spec, nproc, log, store.port)
             try:
                 late = not _wait(processes, folder, time.monotonic() + timeout)
             finally:
@@ -44,10 +47,10 @@ def environment(system: str) -> dict[str, str]:
     return env | PINNED | parse(system).env
 
 
-def _start(spec: dict[str, Any], nproc: int, log: Any) -> list[subprocess.Popen]:
+def _start(spec: dict[str, Any], nproc: int, log: Any, port: int) -> list[subprocess.Popen]:
     env = environment(spec["system"])
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(nproc)}
-    env |= {"LOCAL_WORLD_SIZE": str(nproc), "PYTHONUNBUFFERED": "1"}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    env |= {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "bench.worker", json.dumps(spec)]
     return [
         subprocess.Popen(
@@ -59,12 +62,6 @@ def _start(spec: dict[str, Any], nproc: int, log: Any) -> list[subprocess.Popen]
         )
         for rank in range(nproc)
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _wait(processes: list[subprocess.Popen], folder: Path, deadline: float) -> bool:
