@@ -32,7 +32,7 @@ def free():
 
 def test_with_room_it_takes_the_fastest(free):
     best = free.fitting[0]
-    assert len(free.fitting) == free.looked == 3 * 4 * 4
+    assert len(free.fitting) == free.looked == 3 * 4 * 5
     assert best.prediction.seconds == pytest.approx(min(c.prediction.seconds for c in free.fitting), rel=0.01)
     assert (best.cfg.checkpointing.name, best.cfg.zero.auto) == ("none", False)
     for line in free.why(best):
@@ -41,11 +41,21 @@ def test_with_room_it_takes_the_fastest(free):
     assert best.prediction.memory == exact.memory
 
 
+def test_a_model_of_many_layers_may_recompute_one_block_in_four_whole():
+    words = ("model.layers=8", "batch.micro=8", "checkpointing=every_k", "checkpointing.k=3")
+    fitting = choose(auto(*words), 2, TABLE["cpu"]).fitting
+    tried = {str(c).split(", ")[1]: c.prediction for c in fitting if c.prediction.stage == 3}
+    order = ("none", "selective", "every_k k=4 others=selective", "every_k k=2 others=selective", "full")
+    assert set(tried) == {f"checkpointing {each}" for each in (*order, "every_k k=3 others=none")}
+    activations = [tried[f"checkpointing {each}"].memory["activations"] for each in order]
+    assert activations == sorted(activations, reverse=True) and len(set(activations)) == len(order)
+
+
 def test_with_less_room_it_takes_what_fits(free):
     sizes = sorted(c.prediction.peak for c in free.fitting if c.prediction.micro == 8)
     gib = sizes[len(sizes) // 2] / GIB
     chosen = choose(auto("batch.micro=8", gib=gib), 2, TABLE["cpu"])
-    assert 0 < len(chosen.fitting) < chosen.looked == 16
+    assert 0 < len(chosen.fitting) < chosen.looked == 20
     assert chosen.fitting[0].prediction.predicted_gib <= gib
     assert chosen.fitting[0].prediction.seconds >= 0.99 * free.fitting[0].prediction.seconds
     following = chosen.after(chosen.fitting[0])

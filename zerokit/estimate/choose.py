@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
+from zerokit.config import registry
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
+from zerokit.config.registry import Choice as Component
 from zerokit.config.schema import BatchConfig, Config
-from zerokit.estimate.compare import limit, possible_stages, with_checkpointing, with_stage
+from zerokit.estimate.compare import limit, possible_stages, with_stage
 from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.simulate import Simulator
 from zerokit.train.metrics import format_bytes, format_seconds
 
-POLICIES = ("none", "selective", "every_k", "full")
+POLICIES = (
+    ("none", {}),
+    ("selective", {}),
+    ("every_k", {"k": 4, "others": "selective"}),
+    ("every_k", {"k": 2, "others": "selective"}),
+    ("full", {}),
+)
+"""Checkpointings that are tried, with options. `every_k` that keeps all of the others is slower than `selective`."""
 MICRO_BATCHES = 3
 """Sizes of the micro-batch that are tried at most, the largest first."""
 
@@ -27,7 +36,7 @@ class Candidate:
 
     def __str__(self) -> str:
         p = self.prediction
-        return f"stage {p.stage}, checkpointing {p.checkpointing}, {p.accumulation} x {p.micro} samples"
+        return f"stage {p.stage}, checkpointing {_words(self.cfg.checkpointing)}, {p.accumulation} x {p.micro} samples"
 
 
 @dataclass(frozen=True)
@@ -88,14 +97,24 @@ def _of_batch(cfg: Config, world: int, batch: Batch, simulator: Simulator) -> li
     """Every stage and checkpointing with one cut of the batch. What a checkpointing changes is predicted at one stage
     and added to the others."""
     stages = tuple(possible_stages(cfg)) if world > 1 else (0,)  # one rank has one stage
-    first, *policies = dict.fromkeys((cfg.checkpointing.name, *POLICIES))
-    configs = {(s, name): _variant(cfg, s, name, batch) for s in stages for name in (first, *policies)}
+    checkpointings = {_words(each): each for each in (cfg.checkpointing, *_policies())}
+    first, *policies = checkpointings
+    configs = {(s, name): _variant(cfg, s, checkpointings[name], batch) for s in stages for name in checkpointings}
     made = {(stage, first): simulator.predict(configs[stage, first], world) for stage in stages}
     last = stages[-1]
     made |= {(last, name): simulator.predict(configs[last, name], world) for name in policies}
     for stage in stages[:-1]:
         made |= {(stage, name): _shifted(made[stage, first], made[last, first], made[last, name]) for name in policies}
     return [Candidate(configs[key], prediction) for key, prediction in made.items()]
+
+
+def _words(checkpointing: Component) -> str:
+    options = (f"{field.name}={getattr(checkpointing.options, field.name)}" for field in fields(checkpointing.options))
+    return " ".join((checkpointing.name, *options))
+
+
+def _policies() -> list[Component]:
+    return [Component(name, registry.options_type("checkpointing", name)(**given)) for name, given in POLICIES]
 
 
 def _shifted(base: Prediction, before: Prediction, after: Prediction) -> Prediction:
@@ -117,6 +136,6 @@ def batches(cfg: Config, world: int) -> list[Batch]:
     return [Batch(own.global_, size, samples // size) for size in tried]
 
 
-def _variant(cfg: Config, stage: int, policy: str, batch: Batch) -> Config:
-    varied = with_checkpointing(with_stage(cfg, stage), policy)
-    return replace(varied, batch=BatchConfig(batch.global_, batch.micro, batch.accumulation))
+def _variant(cfg: Config, stage: int, checkpointing: Component, batch: Batch) -> Config:
+    cut = BatchConfig(batch.global_, batch.micro, batch.accumulation)
+    return replace(with_stage(cfg, stage), checkpointing=checkpointing, batch=cut)
