@@ -18,7 +18,8 @@ def make(directory: Path) -> Path:
     for place, (stage, precision) in enumerate((stage, precision) for stage in STAGES for precision in PRECISIONS):
         name = f"stage{stage}-{precision}-llama-{place:08x}"
         entry = {"folder": name, "label": f"stage{stage} {precision}", "state": "finished", "reason": ""}
-        entry |= {"words": [f"zero=stage{stage}", f"precision={precision}", "model=llama_1b"], "predicted_gib": None}
+        words = [f"zero=stage{stage}", f"precision={precision}", "model=llama_1b", "sweep.parallel=2"]
+        entry |= {"words": words, "predicted_gib": None}
         cells.append(entry)
         peak = (31.5, 19.25, 15.5, 11.75)[stage] * (1 if precision == "fp32" else 0.62)
         if (stage, precision) == (0, "fp32"):

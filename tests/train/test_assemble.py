@@ -14,7 +14,7 @@ from tests.ranks import run_ranks
 from tests.zero.models import MODELS, Language
 from tests.zero.training import make_optimizer
 from zerokit.comm import Communicator
-from zerokit.train.assemble import assemble, build_engine, loss_function, numerics, wrap_blocks
+from zerokit.train.assemble import assemble, build_engine, build_model, loss_function, numerics, wrap_blocks
 from zerokit.zero.engine import Engine
 from zerokit.zero.placement import STAGES
 
@@ -223,6 +223,12 @@ def test_units_of_the_config_reach_the_engine(words, names):
     cfg = config("zero.units=[blocks.0,head]", "zero.stage=3", *words)
     engine = build_engine(Language(dim=8, depth=2), cfg, Communicator(CPU), accumulation=1)
     assert [unit.name for unit in engine.units] == names
+
+
+def test_a_model_that_cannot_be_built_for_the_data_says_what_they_are():
+    with pytest.raises(AttributeError) as raised:
+        build_model(config("model=mlp", "data=synthetic", "data.task=regression"), None)
+    assert raised.value.__notes__ == ["model=mlp was built for data=synthetic: None"]
 
 
 def test_the_seed_decides_on_weights_and_order():

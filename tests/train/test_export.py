@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.commands import zerokit
 from tests.config.arguments import config
 from tests.state.trained import SMALL
+from zerokit.cli import run
 from zerokit.comm import Communicator
 from zerokit.state import export as written
 from zerokit.state.errors import DamagedState, StateError
@@ -111,11 +112,13 @@ def test_large_models_are_cut(tmp_path, monkeypatch):
     assert sizes == index["metadata"]["total_size"]
 
 
-def test_nothing_is_overwritten_and_damage_is_found(tmp_path):
+def test_nothing_is_overwritten_and_damage_is_found(tmp_path, capsys):
     _, state = saved(tmp_path, *LLAMA)
     export(state, tmp_path / "model")
     with pytest.raises(StateError, match="not empty"):
         export(state, tmp_path / "model")
+    assert run(["export", str(state), str(tmp_path / "model")]) == 2
+    assert "not empty: remove it" in capsys.readouterr().err
     file = next(state.glob("*.safetensors"))
     data = bytearray(file.read_bytes())
     data[-1] ^= 1

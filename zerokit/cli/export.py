@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
             complain(error)
         except StateError as error:
             complain(error)
-            return 1
+            return 2
         else:
             if state != states[0]:
                 complain(f"exported {state} instead.")

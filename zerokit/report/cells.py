@@ -206,6 +206,7 @@ def _command(folder: Path, run: Run | None, entry: dict[str, Any]) -> str:
     if own and not {"-m", "--multirun"} & set(own.split()):
         return own
     words = [str(word).lstrip("+") for word in _list(entry.get("words"))]
+    words = [word for word in words if not word.startswith("sweep.")]  # of no effect on a run alone
     if words:
         return shlex.join(["python", "-m", "zerokit", *words])
     return shlex.join(["python", "-m", "zerokit", "--config-path", str(folder), "--config-name", "config"])

@@ -32,7 +32,11 @@ def build_model(cfg: Config, info: Any) -> nn.Module:
     """The model, on the meta device if its modules can initialise themselves later, else with real values."""
 
     def build() -> nn.Module:
-        return registry.build("model", cfg.model, data=info)
+        try:
+            return registry.build("model", cfg.model, data=info)
+        except Exception as error:
+            error.add_note(f"model={cfg.model.name} was built for data={cfg.data.name}: {info}")
+            raise
 
     model = build_on_meta(build)
     if model is None:

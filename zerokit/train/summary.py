@@ -28,6 +28,7 @@ FILES = {
     "report": "report.html",
     "config": "config.yaml",
     "logs": "logs",
+    "state": "state",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
     "profile": "profile",
