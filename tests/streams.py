@@ -42,9 +42,11 @@ class FakeStream:
     def __init__(self, device: FakeDevice, name: str):
         self._device, self.name, self.clock = device, name, Counter()
 
-    def record(self) -> Event:
+    def record(self, event: Event | None = None) -> Event:
         self._device.sweep()
-        return Event(self._device, self.clock | self._device.host)
+        event = event or Event(self._device, Counter())
+        event.clock = self.clock | self._device.host
+        return event
 
     def wait(self, event: Event | None) -> None:
         self._device.sweep()
@@ -92,6 +94,7 @@ class FakeDevice(TorchDispatchMode):
         self.current = [comm.compute]
         for name in SIDES:
             setattr(comm, name, FakeStream(self, name))
+        comm.copied = Event(self, Counter())
 
     def __enter__(self) -> FakeDevice:
         self._resize = torch.UntypedStorage.resize_

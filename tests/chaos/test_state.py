@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # some schedules load it, which takes each fork seconds
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 

@@ -54,12 +54,33 @@ def evaluate(engine: Engine, device: FakeDevice, inputs: tuple) -> None:
     engine.reader.sha256()
 
 
-def copy_state(engine: Engine, device: FakeDevice, inputs: tuple) -> None:
-    """Take a copy; the next step waits for it in its update at the earliest."""
+def take_copy(engine: Engine, device: FakeDevice) -> tuple[HostCopy, str]:
+    """A copy that is under way, and the name of its stream."""
     copy = HostCopy(RankFile(engine.state.pieces()), engine.device)
     copy._stream = FakeStream(device, name := f"copy {next(NUMBERS)}")
     engine.state.refresh()
     copy.take(engine.comm)
+    return copy, name
+
+
+def copy_and_change(engine: Engine, device: FakeDevice, inputs: tuple) -> None:
+    """Weights to evaluate are put in, and values set, while a copy is under way."""
+    for change in (evaluate, set_values):
+        copy, _ = take_copy(engine, device)
+        change(engine, device, inputs)
+        copy.wait()
+
+
+def set_values(engine: Engine, device: FakeDevice, inputs: tuple) -> None:
+    name = next(unit for unit in engine.storage.trainable if unit.kind == "block").names[0]
+    state = engine.values.states(name)[0]
+    engine.values.set_state(name, state, engine.values.state(name, state) + 1)
+    engine.values.set_weight(name, engine.values.weight(name) + 1)
+
+
+def copy_state(engine: Engine, device: FakeDevice, inputs: tuple) -> None:
+    """Take a copy; the next step waits for it in its update at the earliest."""
+    copy, name = take_copy(engine, device)
     for _ in range(engine.accumulation):
         engine.backward(engine(*inputs))
     for stream in (engine.comm.compute, engine.comm.gathers, engine.comm.reductions):
@@ -95,14 +116,14 @@ def races(case: Case, stages: list[int], event, folder: str | None) -> list[str]
     return found
 
 
-EVENTS = [nothing, read_gradients, start_again, fail, evaluate, copy_state]
+EVENTS = [nothing, read_gradients, start_again, fail, evaluate, copy_state, copy_and_change]
 
 
 @pytest.mark.parametrize(
     ("event", "peers"), [*((event, False) for event in EVENTS), (read_gradients, True), (evaluate, True)]
 )
 def test_streams_follow_what_they_must(event, peers):
-    optimizer = "schedule_free_adamw" if event is evaluate else "adamw"
+    optimizer = "schedule_free_adamw" if event in (evaluate, copy_and_change) else "adamw"
     case = Case(model="frozen", optimizer=optimizer, **OPTIONS)
     with tempfile.TemporaryDirectory() as folder:
         assert run_ranks(races, 2, case, [0, 1, 2, 3], event, folder if peers else None) == [[], []]

@@ -50,6 +50,12 @@ class Communicator:
         self.gathers = Stream(device, priority=COMMUNICATION)
         self.reductions = Stream(device, priority=COMMUNICATION)
         self.updates = Stream(device, priority=UPDATE)
+        # What writes the state waits for this: the newest copy of it beside the training has been taken. One event for
+        # good, so that a recorded step waits for it too.
+        self.copied = None
+        if device.type == "cuda":
+            self.copied = torch.cuda.Event(external=True)
+            self.copied.record()
         self._peer: PeerMemory | None = None
         self._channels = 0
         self.shared_bytes = 0  # of peer memory, which torch's statistics of allocated memory leave out

@@ -49,9 +49,9 @@ class Stream:
             return self._stream
         return getattr(self._outside, "stream", None) or torch.cuda.current_stream()
 
-    def record(self) -> torch.cuda.Event | None:
-        """The point reached by the work issued so far; None on the CPU."""
-        return self._target.record_event() if self._cuda else None
+    def record(self, event: torch.cuda.Event | None = None) -> torch.cuda.Event | None:
+        """The point reached by the work issued so far, as `event` or a new one; None on the CPU."""
+        return self._target.record_event(event) if self._cuda else None
 
     def wait(self, event: torch.cuda.Event | None) -> None:
         """Later work on this stream starts after `event`. The host does not wait."""

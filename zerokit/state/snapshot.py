@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,17 +18,28 @@ from zerokit.state.rankfile import RankFile, view_bytes
 WRITE_BYTES = 1 << 24
 
 
+def _host_memory(size: int) -> Tensor:
+    """Bytes (size,) in pages of 2 MiB, where the system has them: those of 4 KiB are slow to make and to lock."""
+    if not size or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
 class HostCopy:
     """Host memory for one rank's file, page-locked where the pieces lie on a GPU, and kept from save to save.
 
-    [Note: a snapshot beside the training] The copy runs on a stream of its own after the last update; the next update
-    waits for it, and so does nothing else: forward and backward of the next step only read weights. What those change
-    (`Piece.early`: counters, the loss scale, buffers) is copied on the device first. The host waits for nothing.
+    [Note: a snapshot beside the training] The copy runs on a stream of its own after the last update. What writes the
+    state waits for it (`Communicator.copied`), in a recorded step too: the next update, and weights put in place of
+    others. Nothing else does: forward and backward of the next step only read weights. What those change (`Piece.early`:
+    counters, the loss scale, buffers) is copied on the device first. The host waits for nothing.
     """
 
     def __init__(self, file: RankFile, device: torch.device):
         self.file, self._device = file, device
-        self._memory = torch.empty(file.data_bytes, dtype=torch.uint8)
+        self._memory = _host_memory(file.data_bytes)
         self._stream = Stream(device)
         self._done: Any = None
         self._held: list[Tensor] = []
@@ -53,8 +66,8 @@ class HostCopy:
                 for begin, values in chunks:
                     target = self._memory[offset + begin * piece.dtype.itemsize :][: values.nbytes]
                     target.view(piece.dtype).copy_(values, non_blocking=True)
+            stream.record(comm.copied)
             self._done = stream.record()
-        comm.updates.wait(self._done)
 
     def _clone(self, piece: Piece) -> Tensor:
         copy = piece.pack(*piece.views).clone()

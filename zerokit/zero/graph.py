@@ -54,7 +54,7 @@ class CapturedStep:
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
         """The step's loss (0-dim), overwritten by the next call."""
         current = torch.cuda.current_stream()
-        self._engine.comm.join()  # a copy of the state may hold updates back, an evaluation have left gathers under way
+        self._engine.comm.join()  # an evaluation may have left gathers under way
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             loss = self._run(batches)

@@ -44,7 +44,8 @@ class WeightReader:
         return self._master.load(unit.weight if whole else unit.shard, unit.extra), whole
 
     def begin(self) -> None:
-        """Wait until every rank has written its shards and no other gather is under way."""
+        """Wait until every rank has written its shards, and no other gather and no copy of the state is under way."""
+        self._comm.compute.wait(self._comm.copied)
         self._gatherer.settle()
         self._gatherer.finish()
         self._comm.fence()

@@ -215,6 +215,7 @@ class Update:
         known = comm.compute.record()
         with comm.updates as stream:
             stream.wait(known)
+            stream.wait(comm.copied)
             if not exact:
                 self.exchange.run(scalars, scale, ok)
             for group, phases in enumerate(self._phases):

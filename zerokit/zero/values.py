@@ -222,6 +222,7 @@ class ParameterValues:
         state, size, shape, part = self._state(name, key)
         value = self._checked(name, value, shape if size == shape.numel() else (size,)).reshape(-1)
         self._comm.compute.wait(self._comm.updates.record())
+        self._comm.compute.wait(self._comm.copied)
         if part is not None:
             part.values.copy_(value[part.start : part.start + len(part.values)])
             if self._comm.rank and placement_of(state, self._storage.stage) is Placement.PARTIAL:
