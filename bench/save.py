@@ -31,6 +31,7 @@ from bench.facts import commit
 from bench.measure import Marks, _synchronise
 from bench.systems import NAMES, Setup, adapter, parse
 from bench.worker import join
+from zerokit.comm.process import close_group
 from zerokit.config.schema import StateConfig
 from zerokit.state import save
 from zerokit.state.disk import Disk
@@ -189,7 +190,7 @@ def main(words: list[str] | None = None) -> None:
         found = measure(options)
         if dist.get_rank() == 0:
             print(json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in found.items()}, indent=1))
-        dist.destroy_process_group()
+        close_group()
         return
     base = None if options.folder is None else str(options.folder.resolve())
     if base is not None:

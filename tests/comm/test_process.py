@@ -24,6 +24,29 @@ def test_one_process_needs_no_group():
         assert not dist.is_initialized()
 
 
+def test_what_holds_on_to_the_group_is_closed_before_it(monkeypatch):
+    closed = []
+
+    class Recording:
+        def __init__(self, name):
+            self.name = name
+            process.close_first(self)
+
+        def close(self):
+            closed.append(self.name)
+
+    kept = Recording("recording")
+    Recording("one that is gone")
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: closed.append("group"))
+    with process.start(LaunchConfig(device="cpu", threads=1)):
+        assert closed == []
+    assert closed == [kept.name, "group"]
+    with pytest.raises(ArithmeticError), process.start(LaunchConfig(device="cpu", threads=1)):
+        raise ArithmeticError
+    assert closed == [kept.name, "group"], "after an error closing would wait for the other ranks"
+
+
 def test_cores_are_shared(monkeypatch):
     monkeypatch.setattr(process.os, "sched_getaffinity", lambda pid: set(range(12)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

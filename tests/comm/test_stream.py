@@ -14,7 +14,7 @@ class FakeStream:
     def __init__(self, name: str, log: list):
         self.name, self.log = name, log
 
-    def record_event(self) -> str:
+    def record_event(self, event: None = None) -> str:
         return f"mark of {self.name}"
 
     def wait_event(self, event: str) -> None:

@@ -36,6 +36,13 @@ def test_a_failing_rank_ends_all_within_10_seconds_and_is_named(tmp_path, fault,
     assert re.search(told, outcome.summary["error"]), outcome.summary["error"]
 
 
+@pytest.mark.parametrize("start", ["local", "torchrun"])
+def test_a_run_with_a_recorded_step_ends(tmp_path, start):
+    outcome = run(tmp_path, *STATES, "train.cuda_graph=true", start=start)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.summary["status"] == "finished" and outcome.seconds < 60
+
+
 def test_torchrun_names_the_rank_that_failed(tmp_path):
     outcome = run(tmp_path, "run.tags=[raise@1@3]", start="torchrun")
     assert outcome.status == 1 and outcome.seconds < OUT_S

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,8 @@ from zerokit.config.host import cores
 from zerokit.config.schema import LaunchConfig
 
 _store: dist.Store | None = None
+_holders: WeakSet = WeakSet()
+"""What must be closed before the process group."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,19 @@ def start(launch: LaunchConfig) -> Iterator[Process]:
     process = open_group(launch)
     yield process
     # Not after an error: closing a group waits for the other ranks, and the error would never be seen.
-    if process.world > 1:
+    close_group()
+
+
+def close_first(holder: Any) -> None:
+    """Let `close_group` call the `close` of `holder`, if it still exists, before the group goes."""
+    _holders.add(holder)
+
+
+def close_group() -> None:
+    """Close the default process group, if there is one, and before it what `close_first` has named."""
+    for holder in list(_holders):
+        holder.close()
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -105,8 +105,7 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
     try:
         return call(job["entry"], job["config"], job["run_dir"]) or {}
     except ConfigError:
-        if dist.is_initialized():  # another job may follow
-            dist.destroy_process_group()
+        process.close_group()  # another job may follow
         raise
     except Exception as error:
         if not os.environ.get("TORCHELASTIC_ERROR_FILE"):

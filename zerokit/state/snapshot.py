@@ -33,8 +33,8 @@ class HostCopy:
 
     [Note: a snapshot beside the training] The copy runs on a stream of its own after the last update. What writes the
     state waits for it (`Communicator.copied`), in a recorded step too: the next update, and weights put in place of
-    others. Nothing else does: forward and backward of the next step only read weights. What those change (`Piece.early`:
-    counters, the loss scale, buffers) is copied on the device first. The host waits for nothing.
+    others. Nothing else does: forward and backward of the next step read weights only. What they change, `Piece.early`:
+    counters, loss scale, buffers, is copied on the device first. The host waits for nothing.
     """
 
     def __init__(self, file: RankFile, device: torch.device):

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from zerokit.comm import Communicator
-from zerokit.comm.process import device_of, open_group
+from zerokit.comm.process import close_group, device_of, open_group
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
@@ -88,4 +88,4 @@ def close_at_exit() -> None:
         show(*error)
 
     sys.excepthook = note
-    atexit.register(lambda: None if failed or not dist.is_initialized() else dist.destroy_process_group())
+    atexit.register(lambda: None if failed else close_group())

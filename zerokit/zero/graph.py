@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from zerokit.comm.process import close_first
 from zerokit.comm.stream import COMPUTE
 from zerokit.config.errors import ConfigError
 from zerokit.zero.engine import Engine
@@ -50,6 +51,14 @@ class CapturedStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Batch] = []
         self._loss: Tensor | None = None
+        close_first(self)  # NCCL does not give up a group, and waits for ever, while a recording has its collectives
+
+    def close(self) -> None:
+        """Give the recorded step up; the next call records another."""
+        if self._graph is not None:
+            torch.cuda.synchronize(self._engine.device)
+            self._graph.reset()
+            self._graph = None
 
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
         """The step's loss (0-dim), overwritten by the next call."""
