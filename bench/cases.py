@@ -38,6 +38,7 @@ class Case:
 
 LLAMA_8B = {"dim": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "hidden": 14336, "vocab_size": 128256}
 LLAMA_1_5B = {"dim": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "hidden": 8192, "vocab_size": 128256}
+LLAMA_350M = {"dim": 1024, "layers": 24, "heads": 16, "kv_heads": 8, "hidden": 2816, "vocab_size": 32768}
 GPT_1_3B = {"dim": 2048, "layers": 24, "heads": 16, "kv_heads": 16, "hidden": 8192, "vocab_size": 50304}
 GPT_350M = {"dim": 1024, "layers": 24, "heads": 16, "kv_heads": 16, "hidden": 4096, "vocab_size": 50304}
 TINY = {"dim": 64, "layers": 3, "heads": 4, "kv_heads": 2, "hidden": 128, "vocab_size": 512}
@@ -52,6 +53,7 @@ CASES = {
         Case("llama-1.5b-1x2048", **LLAMA_1_5B, micro=1, seq_len=2048),
         Case("llama-1.5b-8x1x2048", **LLAMA_1_5B, micro=1, seq_len=2048, accumulation=8),
         Case("llama-1.5b-4x4096-one-gpu", **LLAMA_1_5B, micro=4, seq_len=4096, gpus=1),
+        Case("llama-350m-8x1024", **LLAMA_350M, micro=8, seq_len=1024),
         Case("gpt-1.3b-4x1024", **GPT_1_3B, micro=4, seq_len=1024, family="gpt"),
         Case("gpt-350m-8x1024", **GPT_350M, micro=8, seq_len=1024, family="gpt"),
         Case("tiny-gpt", **TINY | {"kv_heads": 4}, micro=2, seq_len=32, family="gpt"),
