@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.commands import python
+from tests.commands import environment, python
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "tests.launch.fake_worker")
 
@@ -41,14 +44,8 @@ def test_a_failure_ends_all_ranks(tmp_path, words, message, times):
     assert result.stderr.count(message) == times, result.stderr
 
 
-def test_srun_is_joined_like_torchrun(tmp_path):
+def srun(*words: str, cwd: Path) -> list[subprocess.CompletedProcess]:
     """Two tasks with Slurm's variables, and no agent that holds the store."""
-    import socket
-    import subprocess
-    import sys
-
-    from tests.commands import environment
-
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         job_id = (probe.getsockname()[1] - 20000) % 20000
@@ -60,11 +57,26 @@ def test_srun_is_joined_like_torchrun(tmp_path):
     }
     tasks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.launch.fake_worker", "launch.device=cpu", "hydra.run.dir=run"],
-            cwd=tmp_path,
+            [sys.executable, "-m", "tests.launch.fake_worker", "launch.device=cpu", "hydra.run.dir=run", *words],
+            cwd=cwd,
             env=environment() | slurm | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in (0, 1)
     ]
-    assert [task.wait(60) for task in tasks] == [0, 0]
+    ended = [(task, *task.communicate(timeout=60)) for task in tasks]
+    return [subprocess.CompletedProcess(task.args, task.returncode, *streams) for task, *streams in ended]
+
+
+def test_srun_is_joined_like_torchrun(tmp_path):
+    assert [task.returncode for task in srun(cwd=tmp_path)] == [0, 0]
     assert [(tmp_path / "run" / "logs" / f"result{rank}").read_text() for rank in (0, 1)] == ["2 4.0\n", "2 4.0\n"]
+
+
+def test_under_srun_an_error_of_the_disk_in_training_is_none_of_the_output_folder(tmp_path):
+    first, _ = srun("run.tags=[disk]", cwd=tmp_path)
+    assert first.returncode == 1
+    assert "zerokit: rank 0: FileNotFoundError: [Errno 2] No such file or directory: 'data'" in first.stderr
+    assert "in _open" in first.stderr and "Choose another output folder" not in first.stderr

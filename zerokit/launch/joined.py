@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from zerokit.comm.store import connect
 from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
+from zerokit.launch.errors import TrainingFailed
 from zerokit.launch.worker import call
 
 PATIENCE = timedelta(hours=1)
@@ -52,6 +54,7 @@ def lead(config: Config, run_dir: Path, entry: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: if the batch cannot be divided among the processes, or what a rank found wrong.
+        TrainingFailed: after a failure under srun, with the traceback of this rank.
         SystemExit: with 1 after a failure, so that torchrun ends the other ranks; with 128 and the signal's number when
             all ranks have ended for a signal.
     """
@@ -109,7 +112,8 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
         raise
     except Exception as error:
         if not os.environ.get("TORCHELASTIC_ERROR_FILE"):
-            raise
+            text = "".join(traceback.format_exception(error))
+            raise TrainingFailed(f"rank {process.place()[0]}: {type(error).__name__}: {error}\n{text}") from error
         # torchrun shows the traceback of the first failure from this file; printing it here would repeat it.
         ErrorHandler().record_exception(error)
         sys.exit(1)

@@ -130,7 +130,7 @@ def _lead(config: Config, folder: Path, entry: str) -> dict[str, Any]:
     """Launch as rank 0 of processes that each got this job, such as the tasks of a Slurm job of submitit."""
     try:
         return start(config, folder, entry)
-    except ConfigError:
+    except (ConfigError, TrainingFailed):
         raise
     except Exception as error:
         raise TrainingFailed(f"{type(error).__name__}: {error}") from error
