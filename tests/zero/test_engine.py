@@ -257,4 +257,4 @@ def test_a_model_larger_than_a_rank_may_hold_is_built_shard_by_shard():
     # stage 3 on four ranks: a quarter of weights and of gradients, and buffers for two layers of forty each
     sharded = max(run_ranks(growth_of_building, 4, 3))
     assert sharded < 0.8
-    assert min(run_ranks(growth_of_building, 4, 0)) > 1.8
+    assert min(run_ranks(growth_of_building, 4, 0)) > 1.5  # twice, less what the forks had free already
