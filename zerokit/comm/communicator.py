@@ -55,7 +55,7 @@ class Communicator:
         self.copied = None
         if device.type == "cuda":
             self.copied = torch.cuda.Event(external=True)
-            self.copied.record()
+            self.copied.record(torch.cuda.current_stream(device))
         self._peer: PeerMemory | None = None
         self._channels = 0
         self.shared_bytes = 0  # of peer memory, which torch's statistics of allocated memory leave out
