@@ -12,7 +12,7 @@ from tests.gpu.process import WORLD, needs_gpu
 
 pytestmark = needs_gpu
 SMALL = (
-    "model.dim=128", "model.layers=3", "zero.min_unit=1", "train.steps=8", "train.eval_every=3", "train.eval_batches=2",
+    "model.dim=128", "model.layers=3", "zero.min_unit=1", "train.steps=9", "train.eval_every=3", "train.eval_batches=2",
     "train.log_every=2", "tracker=none", "launch.device=cuda", f"launch.nproc={WORLD}", "batch.global=8",
 )  # fmt: skip
 RECORDED = ("train.cuda_graph=true", "zero=stage3", "precision=bf16")
@@ -34,13 +34,14 @@ def run(folder: Path, *words: str) -> dict:
         (*RECORDED, "zero=stage1", "checkpointing=every_k", "checkpointing.others=selective"),
         ("zero=stage2", "precision=fp16", "optimizer=adafactor", "checkpointing=selective", "train.compile=false"),
         ("zero=stage1", "checkpointing=cpu", "optimizer=lamb", "train.compile=false"),
+        (*RECORDED, "debug=profile", "profile.after=6"),
         ("zero=auto", "precision=bf16"),
     ],
     ids=lambda words: " ".join(word.partition("=")[2] for word in words),
 )
 def test_a_run_ends_with_a_loss(tmp_path, words):
     summary = run(tmp_path / "run", *words)
-    assert summary["status"] == "finished" and summary["steps"] == 8
+    assert summary["status"] == "finished" and summary["steps"] == 9
     assert summary["loss"] < 6 and summary["validation_loss"] < 6
 
 
