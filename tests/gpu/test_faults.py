@@ -43,6 +43,13 @@ def test_a_run_with_a_recorded_step_ends(tmp_path, start):
     assert outcome.summary["status"] == "finished" and outcome.seconds < 60
 
 
+@pytest.mark.parametrize("start", ["local", "torchrun"])
+def test_a_failure_after_a_step_was_recorded_ends_all(tmp_path, start):
+    outcome = run(tmp_path, *STATES, "train.cuda_graph=true", "run.tags=[raise@1@7]", start=start)
+    assert outcome.status == 1 and outcome.seconds < OUT_S
+    assert "ValueError: the cause" in outcome.summary["error"]
+
+
 def test_torchrun_names_the_rank_that_failed(tmp_path):
     outcome = run(tmp_path, "run.tags=[raise@1@3]", start="torchrun")
     assert outcome.status == 1 and outcome.seconds < OUT_S

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.commands import python
+from tests.config.arguments import config
 from tests.ranks import run_ranks
 from tests.zero.training import Case, make_engine
-from zerokit.train.out_of_memory import Remedy, Shortage, enough_together, explained, memory_at, read_shortage
+from zerokit.train.out_of_memory import (
+    Remedy,
+    Shortage,
+    _checkpoints,
+    enough_together,
+    explained,
+    memory_at,
+    read_shortage,
+)
 from zerokit.zero.placement import STAGES
 
 GIB = 1 << 30
@@ -102,6 +112,26 @@ def test_what_is_in_use_already_is_not_advised(tmp_path):
     words = ("checkpointing=full", "precision=bf16", "batch.accumulation=2", "zero=stage3")
     _, stderr = fail(tmp_path, text, *words)
     assert list(rows(stderr)) == ["batch.micro=1 batch.accumulation=6"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shares"),
+    [
+        (["none"], {"selective": 12 / 34, "full": 1 - 2 / 34 - 1 / 8}),
+        (["selective"], {"full": 1 - 2 / 22 - 1 / 8}),
+        (["every_k"], {"others=selective": 1 - 24 / 36, "full": 1 - 4 / 36 - 1 / 8}),
+        (["every_k", "checkpointing.others=selective"], {"full": 1 - 4 / 24 - 1 / 8}),
+        (["every_k", "checkpointing.k=1"], {}),
+        (["full"], {}),
+    ],
+)
+def test_recomputation_that_saves_more_is_advised(words, shares):
+    """Of 34 bytes selective keeps 22, full 2, and every second block of both the mean."""
+    cfg = config(f"checkpointing={words[0]}", *words[1:])
+    found = list(_checkpoints(cfg, SimpleNamespace(blocks=range(8)), 1000))
+    assert {remedy.words.removeprefix("checkpointing").lstrip("=."): remedy.saves for remedy in found} == pytest.approx(
+        {words: 1000 * share for words, share in shares.items()}
+    )
 
 
 def test_before_there_is_an_engine_the_error_is_short(tmp_path):

@@ -42,20 +42,28 @@ def start(launch: LaunchConfig) -> Iterator[Process]:
     """Set threads, open the process group as `open_group` does, and close it after success."""
     torch.set_num_threads(launch.threads or _share_of_cores())
     process = open_group(launch)
-    yield process
+    try:
+        yield process
+    finally:
+        _close_holders()  # after an error as well, since the end of the process closes the group in any case
     # Not after an error: closing a group waits for the other ranks, and the error would never be seen.
-    close_group()
+    if process.world > 1:
+        dist.destroy_process_group()
 
 
 def close_first(holder: Any) -> None:
-    """Let `close_group` call the `close` of `holder`, if it still exists, before the group goes."""
+    """Let the `close` of `holder`, if it still exists, be called before the process group goes."""
     _holders.add(holder)
+
+
+def _close_holders() -> None:
+    for holder in list(_holders):
+        holder.close()
 
 
 def close_group() -> None:
     """Close the default process group, if there is one, and before it what `close_first` has named."""
-    for holder in list(_holders):
-        holder.close()
+    _close_holders()
     if dist.is_initialized():
         dist.destroy_process_group()
 

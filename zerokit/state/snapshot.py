@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -20,12 +21,16 @@ WRITE_BYTES = 1 << 24
 
 def _host_memory(size: int) -> Tensor:
     """Bytes (size,) in pages of 2 MiB, where the system has them: those of 4 KiB are slow to make and to lock."""
-    if not size or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(size, dtype=torch.uint8)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
+    if size and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them; too little memory, which torch tells in its own words
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory.madvise(mmap.MADV_HUGEPAGE)
+            return torch.frombuffer(memory, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def _unlock(memory: Tensor) -> None:
+    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
 class HostCopy:
@@ -43,10 +48,14 @@ class HostCopy:
         self._stream = Stream(device)
         self._done: Any = None
         self._held: list[Tensor] = []
-        self._locked = device.type == "cuda" and file.data_bytes > 0
-        if self._locked:  # exactly as long as needed: torch's own pinned memory is rounded up to a power of two
+        self._lock: Any = None
+        if device.type == "cuda" and file.data_bytes:
+            # Exactly as long as needed: torch's own pinned memory is rounded up to a power of two.
             error = torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), file.data_bytes, 0)
             torch.cuda.check_error(int(error))
+            # Given back while it is locked, it would stay with the driver, and its addresses could not be locked again.
+            self._lock = weakref.finalize(self, _unlock, self._memory)
+            self._lock.atexit = False
 
     @property
     def nbytes(self) -> int:
@@ -61,6 +70,7 @@ class HostCopy:
         known = comm.compute.record()
         with self._stream as stream:
             stream.wait(known)
+            stream.wait(comm.copied)  # of another object, which this one's mark stands for as well
             for index, (piece, offset) in enumerate(zip(self.file.pieces, self.file.offsets, strict=True)):
                 chunks = [(0, early[index])] if index in early else piece.chunks()
                 for begin, values in chunks:
@@ -89,8 +99,7 @@ class HostCopy:
             yield data[begin : begin + WRITE_BYTES]
 
     def close(self) -> None:
-        """Give the memory back."""
-        if self._locked:
+        """Unlock the memory, which goes with this object."""
+        if self._lock is not None:
             self.wait()
-            torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr())
-            self._locked = False
+            self._lock()

@@ -170,15 +170,24 @@ def _batches(cfg: Config, trainer: Trainer, activations: int) -> Iterator[Remedy
 
 
 def _checkpoints(cfg: Config, engine: Engine, activations: int) -> Iterator[Remedy]:
-    name, blocks = cfg.checkpointing.name, len(engine.blocks)
+    name, options, blocks = cfg.checkpointing.name, cfg.checkpointing.options, len(engine.blocks)
     if blocks < 2 or name not in ("none", "every_k", "selective"):
         return
-    if name == "none":
-        saves = activations * (1 - KEPT_BY_SELECTIVE)
-        yield Remedy("checkpointing", "checkpointing=selective", saves, False, "recomputes what is cheap")
-    kept = KEPT_BY_FULL / (KEPT_BY_SELECTIVE if name == "selective" else 1) + 1 / blocks
-    saves = activations * max(0.0, 1 - kept)
-    yield Remedy("checkpointing", "checkpointing=full", saves, False, "a third more arithmetic")
+    now = {"none": 1.0, "selective": KEPT_BY_SELECTIVE}[options.others if name == "every_k" else name]
+    others = []
+    if name == "every_k":
+        now, selective = (_kept_by_every_k(options.k, kept) for kept in (now, KEPT_BY_SELECTIVE))
+        others = [("checkpointing.others=selective", selective, "recomputes what is cheap")]
+    elif name == "none":
+        others = [("checkpointing=selective", KEPT_BY_SELECTIVE, "recomputes what is cheap")]
+    others.append(("checkpointing=full", KEPT_BY_FULL + now / blocks, "a third more arithmetic"))
+    for words, kept, cost in others:
+        if kept < now:
+            yield Remedy("checkpointing", words, activations * (1 - kept / now), False, cost)
+
+
+def _kept_by_every_k(k: int, others: float) -> float:
+    return (KEPT_BY_FULL + (k - 1) * others) / k
 
 
 def enough_together(remedies: list[Remedy], held: dict[str, int], missing: float) -> list[Remedy]:

@@ -177,6 +177,9 @@ class Saver:
         if self.options.every:
             self.save_now(step)
         self.drain()
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
 
     def save_now(self, step: int, wait: bool = False) -> None:
         """Save the state after `step` steps, if that is not done or under way; wait: until it is durable. Every rank

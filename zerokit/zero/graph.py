@@ -54,9 +54,8 @@ class CapturedStep:
         close_first(self)  # NCCL does not give up a group, and waits for ever, while a recording has its collectives
 
     def close(self) -> None:
-        """Give the recorded step up; the next call records another."""
+        """Give the recorded step up, without waiting for a replay under way; the next call records another."""
         if self._graph is not None:
-            torch.cuda.synchronize(self._engine.device)
             self._graph.reset()
             self._graph = None
 
