@@ -45,7 +45,7 @@ def divide(parallel: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slo
     ]
 
 
-def visible_gpus() -> list[str]:
+def gpu_names() -> list[str]:
     """Return the names of the visible GPUs as CUDA_VISIBLE_DEVICES takes them, without initialising CUDA."""
     import torch
 

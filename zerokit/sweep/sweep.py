@@ -26,7 +26,7 @@ from zerokit.sweep.board import Board
 from zerokit.sweep.cell import Cell, State, label_all, outcome
 from zerokit.sweep.predict import Forecast, Predictor
 from zerokit.sweep.process import CellProcess
-from zerokit.sweep.slots import Slot, divide, visible_gpus
+from zerokit.sweep.slots import Slot, divide, gpu_names
 from zerokit.sweep.task import Task, grouped
 from zerokit.train.summary import command, predicted_facts, read_summary
 
@@ -187,7 +187,7 @@ class Sweep:
         configs = [cell.config for cell in cells if cell.config is not None]
         parallel = max((config.sweep.parallel for config in configs), default=1)
         on_gpus = parallel > 1 and any(config.launch.device != "cpu" for config in configs)
-        return divide(parallel, visible_gpus() if on_gpus else [], visible_cores())
+        return divide(parallel, gpu_names() if on_gpus else [], visible_cores())
 
     def _start(self, cell: Cell, slot: Slot) -> CellProcess:
         cell.state = State.RUNNING
