@@ -114,8 +114,8 @@ class Monitor:
         self._closed = True
         self._signals.wake()
         self._thread.join()
-        self._signals.close()
         self._stacks.close()
+        self._signals.close()
 
     # -- the main thread ---------------------------------------------------------------------------------------------
 
@@ -185,6 +185,8 @@ class Monitor:
 
     def _on_signal(self, number: int) -> None:
         """See [Note: whose signal it is]."""
+        if number == STACKS:
+            return self._stacks.write(f"rank {self.rank}: {self._where()}; asked by a signal")
         wish, name = self._wish.note(number), signal.Signals(number).name
         gone, failing = self._look_at(range(self.world)), self._leaving.is_set() and not self._done
         self._terminations += number == signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, delivered to a thread even while the main thread waits in a collective."""
+"""Signals to a worker, delivered to a thread even while the main thread waits in a collective."""
 
 from __future__ import annotations
 
@@ -64,22 +64,23 @@ class Signals:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, _do_nothing) for number in ASKING}
+            self._before = {number: signal.signal(number, _do_nothing) for number in (*ASKING, STACKS)}
 
     def wait(self, seconds: float) -> list[int]:
         """The signals that come within some seconds; returns as soon as there is one, or at `wake`."""
         if not select.select([self._reader], [], [], seconds)[0]:
             return []
-        return [number for number in os.read(self._reader, 64) if number in ASKING]
+        return [number for number in os.read(self._reader, 64) if number in (*ASKING, STACKS)]
 
     def wake(self) -> None:
         """Let `wait` return."""
         os.write(self._writer, b"\0")
 
     def close(self) -> None:
-        """Put the handlers back that were there before."""
+        """Put the handlers back that were there before; a late request for stacks does not end the process."""
         if self._before:
             signal.set_wakeup_fd(self._wakeup)
+            self._before[STACKS] = signal.SIG_IGN
             for number, handler in self._before.items():
                 signal.signal(number, handler)
         os.close(self._reader)

@@ -1,4 +1,9 @@
-"""Where a rank is: the stacks of its threads, its last collective, and NCCL's own record where there is one."""
+"""Where a rank is: the stacks of its threads, its last collective, and NCCL's own record where there is one.
+
+[Note: stacks without the interpreter] A handler in C reads Python's frames while other threads change them, and crashes
+the process when it meets one half made (python/cpython#116008). So it writes the stack of the thread that it interrupts,
+the main one, even while that is stuck in C; the monitor's thread, which holds the interpreter, then adds all others.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +26,16 @@ FLIGHT_RECORDER = {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "TORCH_FR_DUMP_TEMP_FILE":
 
 
 class StackFile:
-    """`logs/rankN.stacks`, which SIGUSR2 makes the process write as well, even while it is stuck in C."""
+    """`logs/rankN.stacks`. SIGUSR2 adds the main thread's stack, and then reaches the handler that was set before.
+
+    See [Note: stacks without the interpreter].
+    """
 
     def __init__(self, folder: Path, rank: int):
         self.path = folder / f"rank{rank}.stacks"
         self._trace = folder / f"rank{rank}.nccl.json"
         self._file = self.path.open("ab", buffering=0)
-        faulthandler.register(STACKS, self._file, all_threads=True)
+        faulthandler.register(STACKS, self._file, all_threads=False, chain=callable(signal.getsignal(STACKS)))
         for name, value in FLIGHT_RECORDER.items():
             os.environ.setdefault(name, value.format(folder=folder))
 
@@ -46,7 +54,6 @@ class StackFile:
     def close(self) -> None:
         """Stop answering the signal; an empty file is removed."""
         faulthandler.unregister(STACKS)
-        signal.signal(STACKS, signal.SIG_IGN)  # a late request must not end the process
         self._file.close()
         if self.path.stat().st_size == 0:
             self.path.unlink()

@@ -1,0 +1,71 @@
+"""Stacks on demand: a healthy worker must survive being asked where it is, as often as anybody likes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+WORKER = """
+import itertools, sys, threading
+from pathlib import Path
+from zerokit.fault.monitor import Limits, Monitor
+
+def churn():  # frames that come and go, of code that comes and goes
+    while True:
+        exec("def dive(n):\\n return 0 if not n else dive(n - 1)\\ndive(40)", {})
+
+def stuck_in_c():
+    sum(itertools.repeat(1, 10**9))  # some seconds without a look at the interpreter's signals, or a turn for others
+
+with Monitor(None, 0, 1, Limits(), Path(sys.argv[1]), print):
+    if sys.argv[2] == "stuck":
+        print("ready", flush=True)
+        stuck_in_c()
+    else:
+        for _ in range(4):
+            threading.Thread(target=churn, daemon=True).start()
+        print("ready", flush=True)
+        sys.stdin.read()  # the main thread waits, as in a collective
+"""
+
+
+@pytest.fixture
+def begin(tmp_path) -> Iterator:
+    begun = []
+
+    def begin(kind: str) -> tuple[subprocess.Popen, Path]:
+        words = [sys.executable, "-c", WORKER, str(tmp_path), kind]
+        begun.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert begun[-1].stdout.readline() == "ready\n"
+        return begun[-1], tmp_path / "rank0.stacks"
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def test_a_worker_is_asked_for_its_stacks_while_threads_are_busy(begin):
+    process, file = begin("busy")
+    for _ in range(300):
+        os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(0.003)
+        assert process.poll() is None
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    text = file.read_text()
+    assert "asked by a signal" in text and text.count("in churn") >= 4
+
+
+def test_a_worker_that_holds_the_interpreter_tells_where(begin):
+    process, file = begin("stuck")
+    os.kill(process.pid, signal.SIGUSR2)
+    time.sleep(0.5)
+    assert process.poll() is None and "in stuck_in_c" in file.read_text()
