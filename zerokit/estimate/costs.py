@@ -18,10 +18,12 @@ ATTENTION_BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward
 ATTENTION_SHARE = 0.6
 """Flash attention reaches this share of what large products reach (Shah et al., "FlashAttention-3", 2024: version 2
 runs at 35-60 % of an H100)."""
-TILE = (128, 256)
+TILES = ((128, 256), (256, 128))
 """Rows and columns of the product that one unit computes at a time (CUTLASS's and cuBLAS's choice for large ones)."""
-STEP = 96
-"""Elements of the inner dimension whose time goes into starting and ending a tile."""
+GRAIN = 64
+"""Smaller products have smaller tiles, whose sides are multiples of this."""
+TILE_S = 1.15e-6
+"""Seconds that go into starting and ending a tile, whatever its format."""
 
 
 def tensors_in(*values: Any) -> list[Tensor]:
@@ -58,7 +60,8 @@ def _attention(args: Sequence[Any], causal: bool) -> float:
 def product_seconds(operation: Any, args: Sequence[Any], flops: float, output: Any, hardware: Hardware) -> float:
     """Time of a matrix product or attention, without its launch.
 
-    Tiles are spread over the units in whole waves; the last wave takes as long as the others.
+    Tiles are spread over the units in whole waves; the last wave takes as long as the others. Where there are fewer
+    tiles than units, the inner dimension is split among several (split-K), if that is faster.
     """
     packet = getattr(operation, "overloadpacket", operation)
     first = tensors_in(args)[0]
@@ -71,14 +74,17 @@ def product_seconds(operation: Any, args: Sequence[Any], flops: float, output: A
     rows, columns = result.shape[-2:]
     batch = result.numel() // max(1, rows * columns)
     inner = flops / 2 / max(1, result.numel())
-    tiles = batch * min(_tiles(rows, columns, *TILE), _tiles(rows, columns, *TILE[::-1]))
-    waves = math.ceil(tiles / hardware.units)
-    per_tile = 2 * TILE[0] * TILE[1] * (inner + STEP) / (peak / hardware.units)
-    return waves * per_tile
+    return min(_tiled(batch, rows, columns, inner, tile, peak, hardware.units) for tile in TILES)
 
 
-def _tiles(rows: int, columns: int, height: int, width: int) -> int:
-    return math.ceil(rows / height) * math.ceil(columns / width)
+def _tiled(
+    batch: int, rows: int, columns: int, inner: float, tile: tuple[int, int], peak: float, units: int
+) -> float:
+    height, width = (min(side, math.ceil(n / GRAIN) * GRAIN) for side, n in zip(tile, (rows, columns), strict=True))
+    tiles = batch * math.ceil(rows / height) * math.ceil(columns / width)
+    seconds = 2 * height * width * inner / (peak / units)
+    splits = range(1, max(1, units // tiles) + 1)
+    return min(math.ceil(tiles * parts / units) * (seconds / parts + TILE_S) for parts in splits)
 
 
 def moved_bytes(*values: Any) -> int:
