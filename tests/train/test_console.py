@@ -120,6 +120,11 @@ def test_what_a_process_grew_by_is_not_called_the_memory_that_was_predicted(summ
     assert "512 MiB of memory, 128 MiB predicted" in panel(summary | {"device": "NVIDIA H100"}, tmp_path)
 
 
+def test_a_run_that_the_host_limited_says_what_helps(summary, tmp_path):
+    assert "train.cuda_graph=true" in panel(summary | {"host_limits": True}, tmp_path)
+    assert "cuda_graph" not in panel(summary | {"host_limits": False}, tmp_path)
+
+
 def test_throughput_is_of_samples_where_data_has_no_tokens(summary, tmp_path):
     text = panel(summary | {"counted": "samples"}, tmp_path)
     assert "48.2k samples/s" in text and "4.92M samples" in text and "tokens/s" not in text

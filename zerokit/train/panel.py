@@ -93,7 +93,7 @@ def _ending(summary: dict[str, Any]) -> RenderableType | None:
 
 def _figures(summary: dict[str, Any], unit: str) -> RenderableType | None:
     rows = [("loss", _loss(summary, unit)), ("throughput", _throughput(summary)), ("time", _time(summary))]
-    rows.append(("peak", _peak(summary)))
+    rows += [("peak", _peak(summary)), ("hint", _hint(summary))]
     grid = _grid()
     for label, text in rows:
         if text:
@@ -130,6 +130,12 @@ def _peak(summary: dict[str, Any]) -> Text | None:
     if summary.get("device") == "cpu":  # no allocator counts there: what the process grew by is not tensors alone
         return Text.assemble((measured, "bold"), f" by the process, {predicted} predicted for tensors")
     return Text.assemble((measured, "bold"), f" of memory, {predicted} predicted")
+
+
+def _hint(summary: dict[str, Any]) -> Text | None:
+    if not summary.get("host_limits"):
+        return None
+    return Text("The GPU waited for the host: train.cuda_graph=true records a step once and replays it.")
 
 
 def _time(summary: dict[str, Any]) -> Text | None:

@@ -16,6 +16,7 @@ from zerokit.train.loader import Loader
 from zerokit.train.memory import MemoryMeter
 from zerokit.train.metrics import GIB, bits_per_byte
 from zerokit.train.peak import find_peak
+from zerokit.train.waits import Waits
 from zerokit.zero.engine import Engine
 from zerokit.zero.graph import CapturedStep
 
@@ -102,6 +103,7 @@ class Trainer:
         self._loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)  # since the last measurement
         self.on_phase: Callable[..., None] = lambda name, steps=0: None  # told when something else than a step begins
         self._run = CapturedStep(engine, self._whole_step) if options.cuda_graph else self._whole_step
+        self.waits = Waits()
 
     def fit(self) -> Iterator[tuple[int, dict[str, float] | None]]:
         """Train; yields after every step its number (from 1) and, where they are due, the metrics.
@@ -184,12 +186,15 @@ class Trainer:
         """Metrics since the line before; `watch` has timed `steps` steps. The host waits for the device."""
         loss = self._loss_sum / (self.progress.step - self.progress.logged)
         self._loss_sum.zero_()
+        began = time.perf_counter()
         rows = self.comm.gather_row(
             [loss, float(self.peak_bytes()), float(self.meter.reserved() + self.comm.shared_bytes)]
         )
+        waited = time.perf_counter() - began
         watch.stop()
         seconds = max(watch.seconds, 1e-9) / steps
         data = watch.data / max(watch.seconds, 1e-9)
+        self.waits.note(waited, seconds, steps, data)
         watch.start()
         mean = sum(row[0] for row in rows) / len(rows)
         progress, engine = self.progress, self.engine

@@ -336,8 +336,15 @@ def _results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
         "stage0": {**stage0, "total": sum(stage0.values())},
         "weights_sha256": digest,
         "skipped_steps": int(engine.steps_skipped),
+        "host_limits": trainer.waits.host_limits and _could_record(trainer, cfg),
         "sample": _sample(trainer, cfg),
     }
+
+
+def _could_record(trainer: Trainer, cfg: Config) -> bool:
+    """Whether `train.cuda_graph=true` would be another run than this one, and allowed."""
+    recorded, engine = cfg.train.cuda_graph, trainer.engine
+    return engine.device.type == "cuda" and not (recorded or engine.changes or cfg.checkpointing.name == "cpu")
 
 
 def _memory_of_ranks(trainer: Trainer) -> list[dict[str, int]]:
