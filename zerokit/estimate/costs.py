@@ -77,9 +77,7 @@ def product_seconds(operation: Any, args: Sequence[Any], flops: float, output: A
     return min(_tiled(batch, rows, columns, inner, tile, peak, hardware.units) for tile in TILES)
 
 
-def _tiled(
-    batch: int, rows: int, columns: int, inner: float, tile: tuple[int, int], peak: float, units: int
-) -> float:
+def _tiled(batch: int, rows: int, columns: int, inner: float, tile: tuple[int, int], peak: float, units: int) -> float:
     height, width = (min(side, math.ceil(n / GRAIN) * GRAIN) for side, n in zip(tile, (rows, columns), strict=True))
     tiles = batch * math.ceil(rows / height) * math.ceil(columns / width)
     seconds = 2 * height * width * inner / (peak / units)

@@ -1,8 +1,9 @@
 """Where a rank is: the stacks of its threads, its last collective, and NCCL's own record where there is one.
 
-[Note: stacks without the interpreter] A handler in C reads Python's frames while other threads change them, and crashes
-the process when it meets one half made (python/cpython#116008). So it writes the stack of the thread that it interrupts,
-the main one, even while that is stuck in C; the monitor's thread, which holds the interpreter, then adds all others.
+[Note: stacks without the interpreter] A handler in C reads Python's frames while other threads change them, and the
+process crashes when it meets one half made (python/cpython#116008). So it writes the stack of the thread that it
+interrupts, the main one, even while that is stuck in C; the monitor's thread, which holds the interpreter, then adds
+all others.
 """
 
 from __future__ import annotations
