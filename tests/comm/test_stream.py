@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
@@ -27,15 +25,9 @@ def log(monkeypatch) -> list:
     log: list[str] = []
     current, made = [FakeStream("main", log)], iter(range(9))
 
-    @contextmanager
-    def issue_on(stream: FakeStream):
-        current.append(stream)
-        yield
-        current.pop()
-
     monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority: FakeStream(f"side {next(made)}", log))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[-1])
-    monkeypatch.setattr(torch.cuda, "stream", issue_on)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[0])
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: current.__setitem__(0, stream))
     return log
 
 
@@ -48,6 +40,7 @@ def test_the_compute_stream_is_the_callers_also_within_another(log):
             inner.wait(compute.record())
         compute.wait(stream.record())
     second.wait(compute.record())
+    assert torch.cuda.current_stream(0).name == "main"
     assert log == [
         "side 0 waits for the mark of main",
         "side 1 waits for the mark of main",

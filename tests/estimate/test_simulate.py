@@ -174,3 +174,16 @@ def test_a_model_that_needs_values_is_refused_in_one_line():
     finally:
         Engine.__call__ = before
     assert "\n" not in str(error.value)
+
+
+def test_the_host_limits_small_steps_that_are_not_recorded():
+    def step(*words: str):
+        cfg = composed("precision=bf16", "zero=stage3", *words)
+        return Simulator(cfg, TABLE["h100_ib400"]).predict(cfg, 2)
+
+    issued, eager, recorded = step(), step("train.compile=false"), step("train.cuda_graph=true")
+    assert issued.bound()[0] == eager.bound()[0] == "issuing kernels" != recorded.bound()[0]
+    assert recorded.seconds == pytest.approx(issued.seconds - issued.busy["issuing kernels"])
+    assert recorded.seconds < issued.seconds / 3
+    large = step("data.seq_len=1024", "batch.micro=64", "model.dim=1024", "model.heads=8")
+    assert large.busy["issuing kernels"] == 0 and large.bound()[0] in ("products", "memory")

@@ -7,24 +7,31 @@ import pytest
 from zerokit.train.waits import Waits
 
 
+def after(*windows: tuple[float, int, float], others: float = 0.0) -> bool:
+    """Whether the host limits a rank with these windows (waited, steps, data) of 0.1 s per step."""
+    waits = Waits()
+    for waited, steps, data in windows:
+        waits.note([waits.last, others])  # at every line of metrics, of the window before
+        waits.measure(waited, 0.1, steps, data)
+    waits.note([waits.last, others])
+    return waits.host_limits
+
+
 @pytest.mark.parametrize(
     ("waited", "data", "limits"),
     [(0.001, 0.0, True), (0.02, 0.0, True), (0.2, 0.0, False), (0.001, 0.9, False)],
     ids=["caught up", "but for the update", "behind", "no data"],
 )
 def test_the_host_limits_where_the_device_has_caught_up(waited, data, limits):
-    waits = Waits()
-    for _ in range(4):
-        waits.note(waited, step=0.1, steps=10, data=data)
-    assert waits.host_limits is limits
+    assert after(*[(waited, 10, data)] * 4, others=9.0) is limits
+
+
+def test_a_host_that_waits_for_another_is_no_sign_of_a_busy_device():
+    assert after(*[(0.2, 10, 0.0)] * 4, others=0.1)
 
 
 def test_the_first_window_and_short_ones_say_nothing():
-    waits = Waits()
-    assert not waits.host_limits
-    for steps in (10, 1, 4, 4, 4):
-        waits.note(0.0, step=0.1, steps=steps, data=0.0)
-    assert not waits.host_limits
-    for waited in (0.0, 1.0, 1.0, 0.0, 0.0):
-        waits.note(waited, step=0.1, steps=10, data=0.0)
-    assert waits.host_limits
+    assert not Waits().host_limits
+    assert not after((0.0, 10, 0.0), *[(0.0, 4, 0.0)] * 4)
+    assert after(*[(waited, 10, 0.0) for waited in (0.0, 1.0, 1.0, 0.0, 0.0, 0.0)], others=9.0)
+    assert not after(*[(waited, 10, 0.0) for waited in (0.0, 0.0, 1.0, 1.0)], others=9.0)

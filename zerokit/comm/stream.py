@@ -41,13 +41,14 @@ class Stream:
         if device.type == "cuda" and not current:
             self._stream = torch.cuda.Stream(device, priority=priority)
         self._cuda = device.type == "cuda"
-        self._contexts: list = []
+        self._index = device.index  # torch looks for GPUs anew where it is not told which one, which takes longer
+        self._before: list = []
 
     @property
     def _target(self):
         if not self._current:
             return self._stream
-        return getattr(self._outside, "stream", None) or torch.cuda.current_stream()
+        return getattr(self._outside, "stream", None) or torch.cuda.current_stream(self._index)
 
     def record(self, event: torch.cuda.Event | None = None) -> torch.cuda.Event | None:
         """The point reached by the work issued so far, as `event` or a new one; None on the CPU."""
@@ -60,13 +61,13 @@ class Stream:
 
     def __enter__(self) -> Stream:
         if self._stream is not None:
-            outside = getattr(self._outside, "stream", None)
-            self._contexts.append((outside, context := torch.cuda.stream(self._stream)))
-            self._outside.stream = outside or torch.cuda.current_stream()
-            context.__enter__()
+            here, outside = torch.cuda.current_stream(self._index), getattr(self._outside, "stream", None)
+            self._before.append((here, outside))
+            self._outside.stream = outside or here
+            torch.cuda.set_stream(self._stream)
         return self
 
     def __exit__(self, *error) -> None:
         if self._stream is not None:
-            self._outside.stream, context = self._contexts.pop()
-            context.__exit__(*error)
+            here, self._outside.stream = self._before.pop()
+            torch.cuda.set_stream(here)

@@ -28,7 +28,7 @@ class Hardware:
 
     device: "cuda" or "cpu". memory: bytes. flops: reached by large matrix products, by format, per second. units: the
     parts (SMs) that tiles of a product are spread over. bandwidth: bytes/s of elementwise kernels, reads plus writes.
-    launch: seconds the host takes to issue one kernel; overhead: seconds a kernel takes beside its work.
+    launch: seconds the host takes to issue one small operation; overhead: seconds a kernel takes beside its work.
     group: collectives inside a host; network: between hosts; peer: copies into another device's memory, where possible;
     host: copies to and from pinned memory of the host.
     per_host: devices of one host. workspace: bytes that libraries take on first use.
@@ -69,11 +69,12 @@ TABLE = {
             peer=Link(373e9, 12e-6),
             host=Link(50e9, 10e-6),
             per_host=8,
-            launch=6e-6,
+            launch=9e-6,
             overhead=2e-6,
             workspace=64 * MIB,
             sources=(
-                "products, memory, NCCL, peer copies: measured on 2 x H200, torch 2.11 (bench/README.md); "
+                "products, memory, NCCL, peer copies: measured on 2 x H200, torch 2.11; fp32 and launches on 2 x H100 "
+                "(bench/README.md); "
                 "989 TFLOP/s bf16, 67 fp32, 4.8 TB/s by NVIDIA's H200 datasheet",
                 _NETWORK,
             ),
@@ -90,12 +91,12 @@ TABLE = {
             peer=Link(373e9, 12e-6),
             host=Link(50e9, 10e-6),
             per_host=8,
-            launch=6e-6,
+            launch=9e-6,
             overhead=2e-6,
             workspace=64 * MIB,
             sources=(
                 "NVIDIA H100 SXM datasheet: 989 TFLOP/s bf16, 67 fp32, 3.35 TB/s, 80 GB, NVLink 450 GB/s each way; the "
-                "shares of them that are reached are those measured on H200",
+                "shares of them that are reached are those measured on H200; fp32 and launches measured on 2 x H100",
                 _NETWORK,
             ),
         ),
@@ -111,12 +112,12 @@ TABLE = {
             peer=Link(240e9, 12e-6),
             host=Link(24e9, 10e-6),
             per_host=8,
-            launch=6e-6,
+            launch=9e-6,
             overhead=3e-6,
             workspace=16 * MIB,
             sources=(
                 "NVIDIA A100 80GB SXM datasheet: 312 TFLOP/s bf16, 19.5 fp32, 2.04 TB/s, NVLink 300 GB/s each way; "
-                "80 % of them",
+                "80 % of them; launches as on a host of H100",
                 "network: 200 Gb/s InfiniBand per GPU (NVIDIA DGX A100 datasheet), 90 % of it",
             ),
         ),

@@ -58,7 +58,9 @@ class Prediction:
         return sum(count * share * (2 if kind in ALL_REDUCES else 1) for kind, count in self.traffic.items())
 
     def bound(self) -> tuple[str, float]:
-        """What takes most of the step, and its share."""
+        """What takes most of the step, and its share; the host takes all of it where the device waits for it."""
+        if self.busy["issuing kernels"] > 0:
+            return "issuing kernels", 1.0
         kind = max(self.busy, key=self.busy.get)
         return kind, self.busy[kind] / max(self.seconds, 1e-12)
 

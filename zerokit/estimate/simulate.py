@@ -20,12 +20,20 @@ from zerokit.estimate.memo import Memo
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.rank import DryCommunicator
 from zerokit.estimate.tracker import BACKEND, Tracker
-from zerokit.train.assemble import build_engine, loss_function, wrap_blocks
+from zerokit.train.assemble import build_engine, is_compiled, loss_function, wrap_blocks
 from zerokit.zero.engine import Engine
 from zerokit.zero.partition import find_blocks
 
 MICRO_BATCHES = 3
 """Micro-batches of a simulated step: the first, the last and one that stands for all between them."""
+
+
+HOST_WORK = {"compiled": 9.0, "eager": 3.0, "recorded": 0.0}
+"""What a step costs the host per kernel, in launches of a small one (`Hardware.launch`), by how it is issued.
+
+compiled: 0.35 B parameters on two H100, step / kernels = 71 to 104 us, a launch 8.8 us (bench/README.md). eager: a
+third of that per kernel, of which there are more, on a CPU.
+"""
 
 
 class DryEngine(Engine):
@@ -97,7 +105,7 @@ class Simulator:
                 engine.compress()
                 step.run()  # gathers once what later steps have
             spent = step.measured()
-        seconds, busy = _busy(spent, self.hardware)
+        seconds, busy = _busy(spent, self.hardware.launch * HOST_WORK[self._issued(cfg)])
         memory = {kind: tracker.ledger.at_peak[kind] for kind in KINDS}
         memory["temporary"] += self.hardware.workspace
         return Prediction(
@@ -117,6 +125,10 @@ class Simulator:
             busy=busy,
             seconds=seconds,
         )
+
+    def _issued(self, cfg: Config) -> str:
+        compiled = is_compiled(cfg, self.hardware.device)
+        return "recorded" if cfg.train.cuda_graph else "compiled" if compiled else "eager"
 
     def _build(self, cfg: Config, world: int, batch: Batch, tracker: Tracker) -> DryEngine:
         ledger = tracker.ledger
@@ -204,11 +216,14 @@ def _part(spent: Counter[str], prefix: str) -> dict[str, Any]:
     return {key.removeprefix(f"{prefix} "): value for key, value in spent.items() if key.startswith(f"{prefix} ")}
 
 
-def _busy(spent: Counter[str], hardware: Hardware) -> tuple[float, dict[str, float]]:
-    """Seconds of a step and what they are spent on; on the host, where it issues more slowly than the device works."""
+def _busy(spent: Counter[str], issue: float) -> tuple[float, dict[str, float]]:
+    """Seconds of a step and what they are spent on; on the host, where it issues more slowly than the device works.
+
+    issue: seconds that the host takes for a kernel.
+    """
     busy = _part(spent, "busy")
     device = spent["seconds"]
     busy["waiting for communication"] = max(0.0, device - sum(busy.values()))
-    seconds = max(device, spent["kernels"] * hardware.launch)
+    seconds = max(device, spent["kernels"] * issue)
     busy["issuing kernels"] = seconds - device
     return seconds, busy

@@ -27,7 +27,7 @@ TRAFFIC = {
     "optimizer": "optimizer sums",
 }
 """How kinds of traffic are called, in the order of the table; the last two are all-reduces."""
-SPENT = {"waiting for communication": "waiting", "issuing kernels": "launches"}
+SPENT = {"waiting for communication": "waiting", "issuing kernels": "the host"}
 """Short names of what a step's time is spent on."""
 UNITS = (("GiB", GIB), ("MiB", GIB >> 10), ("KiB", GIB >> 20))
 
@@ -169,8 +169,12 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = ["", f"* as configured   ! more than the {format_bytes(bound)} that a rank may take"]
     if peer:
         notes.append(f"{format_bytes(peer)} of stage {comparison.chosen.stage} lie outside PyTorch's allocator.")
-    if comparison.timed and any(p.bound()[0] in SPENT for p in comparison.stages):
-        notes.append("waiting: for communication; launches: of kernels, by the host.")
+    bounds = {p.bound()[0] for p in comparison.stages} if comparison.timed else set()
+    if "waiting for communication" in bounds:
+        notes.append("waiting: for communication.")
+    if "issuing kernels" in bounds:
+        notes.append("the host: issues kernels more slowly than the GPU runs them; train.cuda_graph=true")
+        notes.append("records a step once and replays it.")
     if not comparison.timed:
         notes.append("estimate.hardware=NAME adds times; measure takes this machine's.")
     return notes

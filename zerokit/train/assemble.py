@@ -51,12 +51,17 @@ def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device, backend: An
     backend: of torch.compile, in place of that of the config.
     """
     checkpointing = registry.build("checkpointing", cfg.checkpointing)
-    compiled = device.type == "cuda" if cfg.train.compile is None else cfg.train.compile
+    compiled = is_compiled(cfg, device.type)
     blocks = find_blocks(model)
     for index, block in enumerate(blocks):
         block.forward = checkpointing.wrap(block.forward, index)
     if compiled:
         compile_blocks(model, cfg.zero.units, backend or cfg.train.compile_backend)
+
+
+def is_compiled(cfg: Config, device: str) -> bool:
+    """Whether the blocks are compiled on a device of this type."""
+    return device == "cuda" if cfg.train.compile is None else cfg.train.compile
 
 
 def compile_blocks(model: nn.Module, patterns: Sequence[str] = (), backend: Any = "inductor", **options: Any) -> None:

@@ -188,13 +188,14 @@ class Trainer:
         self._loss_sum.zero_()
         began = time.perf_counter()
         rows = self.comm.gather_row(
-            [loss, float(self.peak_bytes()), float(self.meter.reserved() + self.comm.shared_bytes)]
+            [loss, float(self.peak_bytes()), float(self.meter.reserved() + self.comm.shared_bytes), self.waits.last]
         )
         waited = time.perf_counter() - began
         watch.stop()
         seconds = max(watch.seconds, 1e-9) / steps
         data = watch.data / max(watch.seconds, 1e-9)
-        self.waits.note(waited, seconds, steps, data)
+        self.waits.note([row[3] for row in rows])
+        self.waits.measure(waited, seconds, steps, data)
         watch.start()
         mean = sum(row[0] for row in rows) / len(rows)
         progress, engine = self.progress, self.engine

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 
 class Waits:
-    """Whether the device waits for the host: it has caught up with it whenever the host looks."""
+    """Whether the device waits for the host: it has caught up with it whenever the host looks.
+
+    Ranks wait for one another, so the host that is ahead of the others waits where its device has nothing to do either:
+    the shortest wait of all ranks counts, which a line of metrics knows of the window before it.
+    """
 
     STEPS = 5
     """A window of fewer steps says nothing: the host could not have got far ahead in it."""
@@ -12,13 +18,19 @@ class Waits:
     """Of a step's time that the device may still have to do when the host looks, the update above all."""
 
     def __init__(self) -> None:
+        self.last = math.nan
+        """What this rank waited for at the end of the last window, in steps."""
         self._caught_up: list[bool] = []
 
-    def note(self, waited: float, step: float, steps: int, data: float) -> None:
+    def measure(self, waited: float, step: float, steps: int, data: float) -> None:
         """After `steps` steps of `step` seconds each the host waited for `waited` seconds; `data` is the share of the
         time that went into getting data."""
-        if steps >= self.STEPS:
-            self._caught_up.append(waited < self.SHARE * step and data < self.SHARE)
+        self.last = math.inf if data > self.SHARE else waited / step if steps >= self.STEPS else math.nan
+
+    def note(self, ranks: list[float]) -> None:
+        """`last` of every rank."""
+        if not any(map(math.isnan, ranks)):
+            self._caught_up.append(min(ranks) < self.SHARE)
 
     @property
     def host_limits(self) -> bool:
