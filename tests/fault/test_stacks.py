@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 WORKER = """
-import itertools, sys, threading
+import itertools, sys, threading, time
 from pathlib import Path
 from zerokit.fault.monitor import Limits, Monitor
 
@@ -33,6 +33,8 @@ with Monitor(None, 0, 1, Limits(), Path(sys.argv[1]), print):
             threading.Thread(target=churn, daemon=True).start()
         print("ready", flush=True)
         sys.stdin.read()  # the main thread waits, as in a collective
+print("over", flush=True)
+time.sleep(0.5)
 """
 
 
@@ -66,6 +68,16 @@ def test_a_worker_is_asked_for_its_stacks_while_threads_are_busy(begin):
 
 def test_a_worker_that_holds_the_interpreter_tells_where(begin):
     process, file = begin("stuck")
+    deadline = time.time() + 20
+    while "in stuck_in_c" not in file.read_text():
+        os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(0.2)
+        assert process.poll() is None and time.time() < deadline
+
+
+def test_a_request_that_comes_late_does_not_end_the_process(begin):
+    process, _ = begin("busy")
+    process.stdin.close()  # the monitor ends
+    assert process.stdout.readline() == "over\n"
     os.kill(process.pid, signal.SIGUSR2)
-    time.sleep(0.5)
-    assert process.poll() is None and "in stuck_in_c" in file.read_text()
+    assert process.wait(20) == 0

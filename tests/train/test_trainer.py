@@ -138,6 +138,20 @@ def test_a_training_goes_on_from_its_step():
     assert lines[4]["train/loss"] == mean_index(4)
 
 
+@pytest.mark.parametrize(("waiting", "limits"), [(0.0, True), (9.0, False)])
+def test_a_device_that_has_nothing_to_do_at_a_line_of_metrics_waits_for_the_host(clock, waiting, limits):
+    trainer = make(steps=50, log_every=10, clock=clock, eval_batches=0)
+    gather = trainer.comm.gather_row
+
+    def gather_row(row):
+        clock.now += waiting
+        return gather(row)
+
+    trainer.comm.gather_row = gather_row
+    due(trainer)
+    assert trainer.waits.host_limits is limits
+
+
 # -- when ------------------------------------------------------------------------------------------------------------
 
 
