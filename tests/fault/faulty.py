@@ -7,6 +7,7 @@ alone.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import time
@@ -75,6 +76,11 @@ def _hang() -> None:
     time.sleep(1000)
 
 
+def _hold() -> None:
+    """In C, with the interpreter, so that no other thread of the process has a turn."""
+    sum(itertools.repeat(1, 10**10))
+
+
 def _flip() -> None:
     """Flip the lowest bit of one weight: at stages 1 and 2 of the part that others gather, which the next gather brings
     back; so it happens just before the comparison."""
@@ -113,7 +119,7 @@ FAULTS = {
     "kill": _kill, "stop": _stop, "raise": _raise, "out_of_memory": _out_of_memory, "terminate": _terminate,
     "terminate_and_raise": _terminate_and_raise, "terminate_late": _terminate_late,
     "fill_disk": _fill_disk, "kill_late": _kill_late,
-    "interrupt_and_repeat": _interrupt_and_repeat, "hang": _hang, "flip": _flip, "leave": _leave,
+    "interrupt_and_repeat": _interrupt_and_repeat, "hang": _hang, "hold": _hold, "flip": _flip, "leave": _leave,
 }  # fmt: skip
 
 PLACES = {

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from zerokit.fault.signals import STUCK
+
 WORKER = """
-import itertools, sys, threading, time
+import ctypes, itertools, sys, threading, time
 from pathlib import Path
 from zerokit.fault.monitor import Limits, Monitor
 
@@ -32,6 +34,12 @@ with Monitor(None, 0, 1, Limits(), Path(sys.argv[1]), print):
         for _ in range(4):
             threading.Thread(target=churn, daemon=True).start()
         print("ready", flush=True)
+        if sys.argv[2] == "running":
+            end = time.time() + 3
+            while time.time() < end:
+                exec("def dive(n):\\n return 0 if not n else dive(n - 1)\\ndive(40)", {})
+        elif sys.argv[2] == "reading":
+            print(ctypes.CDLL(None).read(0, ctypes.create_string_buffer(1), 1), flush=True)  # C code of others
         sys.stdin.read()  # the main thread waits, as in a collective
 print("over", flush=True)
 time.sleep(0.5)
@@ -66,18 +74,37 @@ def test_a_worker_is_asked_for_its_stacks_while_threads_are_busy(begin):
     assert "asked by a signal" in text and text.count("in churn") >= 4
 
 
+def test_a_main_thread_that_runs_is_asked_too(begin):
+    process, file = begin("running")
+    for _ in range(2000):
+        os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(0.001)
+        assert process.poll() is None
+    process.communicate(timeout=20)
+    assert process.returncode == 0 and "asked by a signal" in file.read_text()
+
+
+def test_a_request_interrupts_no_call_of_the_system(begin):
+    process, _ = begin("reading")
+    for _ in range(20):
+        os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(0.02)
+    assert process.communicate("x", timeout=20)[0].splitlines()[0] == "1"
+
+
 def test_a_worker_that_holds_the_interpreter_tells_where(begin):
     process, file = begin("stuck")
     deadline = time.time() + 20
     while "in stuck_in_c" not in file.read_text():
-        os.kill(process.pid, signal.SIGUSR2)
+        os.kill(process.pid, STUCK)
         time.sleep(0.2)
         assert process.poll() is None and time.time() < deadline
 
 
-def test_a_request_that_comes_late_does_not_end_the_process(begin):
+@pytest.mark.parametrize("number", [signal.SIGUSR2, STUCK])
+def test_a_request_that_comes_late_does_not_end_the_process(begin, number):
     process, _ = begin("busy")
     process.stdin.close()  # the monitor ends
     assert process.stdout.readline() == "over\n"
-    os.kill(process.pid, signal.SIGUSR2)
+    os.kill(process.pid, number)
     assert process.wait(20) == 0

@@ -39,7 +39,7 @@ class StubEngine:
         self.comm = Communicator(torch.device("cpu"))
         self.device, self.lr = self.comm.device, 0.5
         self.module = nn.Sequential(nn.Linear(1, 1), nn.Dropout(), nn.Dropout())
-        self.numerics = SimpleNamespace(scaler=None)
+        self.numerics, self.units = SimpleNamespace(scaler=None), [None]
         self.grad_norm, self.steps_skipped = torch.tensor(7.0), torch.tensor(2.0)
         self.calls, self.lrs, self.checks = [], [], 0
 

@@ -7,9 +7,9 @@ import pytest
 from zerokit.train.waits import Waits
 
 
-def after(*windows: tuple[float, int, float], others: float = 0.0) -> bool:
+def after(*windows: tuple[float, int, float], others: float = 0.0, kernels: int = 1000) -> bool:
     """Whether the host limits a rank with these windows (waited, steps, data) of 0.1 s per step."""
-    waits = Waits()
+    waits = Waits(kernels)
     for waited, steps, data in windows:
         waits.note([waits.last, others])  # at every line of metrics, of the window before
         waits.measure(waited, 0.1, steps, data)
@@ -31,7 +31,14 @@ def test_a_host_that_waits_for_another_is_no_sign_of_a_busy_device():
 
 
 def test_the_first_window_and_short_ones_say_nothing():
-    assert not Waits().host_limits
+    assert not Waits(1000).host_limits
     assert not after((0.0, 10, 0.0), *[(0.0, 4, 0.0)] * 4)
     assert after(*[(waited, 10, 0.0) for waited in (0.0, 1.0, 1.0, 0.0, 0.0, 0.0)], others=9.0)
     assert not after(*[(waited, 10, 0.0) for waited in (0.0, 0.0, 1.0, 1.0)], others=9.0)
+
+
+@pytest.mark.parametrize("kernels", [950, 3000, 5000, 10553, 100_000])
+def test_a_busy_device_with_a_full_queue_is_no_sign(kernels):
+    """The host waits in a launch when about 1024 kernels are pending, of however many a step has."""
+    behind = 0.1 * 1024 / kernels
+    assert not after(*[(behind, 10, 0.0)] * 4, others=9.0, kernels=kernels)

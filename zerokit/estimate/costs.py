@@ -69,7 +69,7 @@ def product_seconds(operation: Any, args: Sequence[Any], flops: float, output: A
     if packet in (ATTENTION, ATTENTION_BACKWARD):
         return flops / (peak * ATTENTION_SHARE)
     result = tensors_in(output)[0]
-    if hardware.units == 1 or result.ndim < 2:
+    if hardware.units == 1 or result.ndim < 2 or not flops:
         return flops / peak
     rows, columns = result.shape[-2:]
     batch = result.numel() // max(1, rows * columns)

@@ -17,7 +17,8 @@ class Prediction:
     memory: bytes by kind at the peak, which they add up to; storage: of the engine, as `Engine.memory` counts it.
     peer_bytes: of the peak, what lies outside torch's allocator. calls, traffic: of one step of rank 0, by kind, and
     the bytes of their whole buffers; where the training ends with compressed steps, of such a one. busy: seconds of
-    one step by what they are spent on; seconds: of one step, None without a hardware entry.
+    one step by what they are spent on; seconds: of one step, None without a hardware entry. recordable: whether a CUDA
+    graph can be made of the step.
     """
 
     world: int
@@ -35,6 +36,7 @@ class Prediction:
     traffic: dict[str, int]
     busy: dict[str, float]
     seconds: float
+    recordable: bool = True
 
     @property
     def peak(self) -> int:

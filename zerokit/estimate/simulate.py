@@ -20,7 +20,7 @@ from zerokit.estimate.memo import Memo
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.rank import DryCommunicator
 from zerokit.estimate.tracker import BACKEND, Tracker
-from zerokit.train.assemble import build_engine, is_compiled, loss_function, wrap_blocks
+from zerokit.train.assemble import build_engine, can_record, is_compiled, loss_function, wrap_blocks
 from zerokit.zero.engine import Engine
 from zerokit.zero.partition import find_blocks
 
@@ -124,6 +124,7 @@ class Simulator:
             traffic=_part(spent, "bytes"),
             busy=busy,
             seconds=seconds,
+            recordable=can_record(cfg, engine),
         )
 
     def _issued(self, cfg: Config) -> str:

@@ -173,7 +173,8 @@ def _notes(comparison: Comparison) -> list[str]:
     if "waiting for communication" in bounds:
         notes.append("waiting: for communication.")
     if "issuing kernels" in bounds:
-        notes.append("the host: it issues kernels more slowly than the GPU runs them;")
+        notes.append("the host: it issues kernels more slowly than the GPU runs them.")
+    if "issuing kernels" in bounds and comparison.chosen.recordable:
         notes.append("train.cuda_graph=true records a step once and replays it.")
     if not comparison.timed:
         notes.append("estimate.hardware=NAME adds times; measure takes this machine's.")

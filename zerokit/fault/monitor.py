@@ -32,7 +32,7 @@ from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
 from zerokit.config.errors import ConfigError
 from zerokit.fault.board import Board
-from zerokit.fault.signals import STACKS, Signals, Wish, leave_word
+from zerokit.fault.signals import STACKS, STUCK, Signals, Wish, leave_word
 from zerokit.fault.stacks import StackFile
 
 POLL_S, BUSY_POLL_S = 0.5, 0.05
@@ -281,22 +281,27 @@ class Monitor:
         missing = sorted(set(range(self.world)) - set(answers))
         states = {rank: self._wake(rank) for rank in missing}
         if states:
-            self._board.gather("hang", DUMP_S)
+            for rank in set(missing) - set(self._board.gather("hang", DUMP_S)):
+                self._signal(rank, STUCK)
         waited = f"rank {self.rank} has waited for {limit:.0f} s in {self._phase_in_words()}"
         cause = f"{self._blame(answers, states)}; {waited}; stacks: logs/rank*.stacks"
         self._board.post("failed", cause=cause, absent=missing)
 
     def _wake(self, rank: int) -> str:
-        """Have a silent process of this host write its stacks, also if it is stopped; what it was doing, in words."""
+        """Let a silent process of this host answer after all if it is stopped; what it was doing, in words."""
         state = self._board.state(rank)
         if state in (None, "gone"):
             return "it runs on another host" if state is None else "its process is gone"
         pid = self._board.place(rank).pid
-        for number in (STACKS, signal.SIGCONT):  # a stopped process cannot write
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
+        self._signal(rank, signal.SIGCONT)
         names = {"T": "stopped", "D": "waiting for a device or a disk", "R": "computing", "S": "sleeping"}
         return f"its process {pid} was {names.get(state, state)}"
+
+    def _signal(self, rank: int, number: int) -> None:
+        """Signal a process of this host."""
+        if self._board.state(rank) not in (None, "gone"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self._board.place(rank).pid, number)
 
     def _blame(self, answers: dict[int, list], states: dict[int, str]) -> str:
         if states:

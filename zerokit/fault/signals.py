@@ -18,6 +18,8 @@ REPEAT_S = 1.0
 process and its group, or all processes of a job, of which the launcher tells the workers once more."""
 STACKS = signal.SIGUSR2
 """Makes a worker write the stacks of its threads into its log folder."""
+STUCK = signal.SIGRTMIN
+"""The same for a worker that holds the interpreter in C: of the main thread, and not safe for one that goes on."""
 WORD = ".asked_by"
 """A worker that was asked to end leaves an empty file whose name is that of its error file, this, and the signal."""
 
@@ -65,12 +67,15 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             self._before = {number: signal.signal(number, _do_nothing) for number in (*ASKING, STACKS)}
+            signal.siginterrupt(STACKS, False)  # it comes to healthy runs, whose C code may not expect EINTR
 
     def wait(self, seconds: float) -> list[int]:
-        """The signals that come within some seconds; returns as soon as there is one, or at `wake`."""
+        """The signals that come within some seconds, requests for stacks as one; returns as soon as there is one, or at
+        `wake`."""
         if not select.select([self._reader], [], [], seconds)[0]:
             return []
-        return [number for number in os.read(self._reader, 64) if number in (*ASKING, STACKS)]
+        numbers = os.read(self._reader, 64)
+        return [number for number in numbers if number in ASKING] + [STACKS] * (STACKS in numbers)
 
     def wake(self) -> None:
         """Let `wait` return."""
@@ -80,7 +85,7 @@ class Signals:
         """Put the handlers back that were there before; a late request for stacks does not end the process."""
         if self._before:
             signal.set_wakeup_fd(self._wakeup)
-            self._before[STACKS] = signal.SIG_IGN
+            self._before |= {STACKS: signal.SIG_IGN, STUCK: signal.SIG_IGN}
             for number, handler in self._before.items():
                 signal.signal(number, handler)
         os.close(self._reader)

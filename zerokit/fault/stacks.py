@@ -1,9 +1,9 @@
 """Where a rank is: the stacks of its threads, its last collective, and NCCL's own record where there is one.
 
-[Note: stacks without the interpreter] A handler in C reads Python's frames while other threads change them, and the
-process crashes when it meets one half made (python/cpython#116008). So it writes the stack of the thread that it
-interrupts, the main one, even while that is stuck in C; the monitor's thread, which holds the interpreter, then adds
-all others.
+[Note: stacks without the interpreter] A handler in C may meet a frame half made, of another thread or of the one that
+it interrupts, and crash the process (python/cpython#116008). So a request that a healthy run may get (`STACKS`) is
+answered by the monitor's thread, which holds the interpreter. Only a rank that does not answer, because its main thread
+is stuck in C and holds the interpreter, is sent `STUCK`, whose handler is in C and writes that thread's stack alone.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import signal
 from datetime import datetime
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from zerokit.fault.signals import STACKS
+from zerokit.fault.signals import STUCK
 
 log = logging.getLogger("zerokit")
 
@@ -27,7 +26,7 @@ FLIGHT_RECORDER = {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "TORCH_FR_DUMP_TEMP_FILE":
 
 
 class StackFile:
-    """`logs/rankN.stacks`. SIGUSR2 adds the main thread's stack, and then reaches the handler that was set before.
+    """`logs/rankN.stacks`, to which `STUCK` adds the main thread's stack.
 
     See [Note: stacks without the interpreter].
     """
@@ -36,7 +35,7 @@ class StackFile:
         self.path = folder / f"rank{rank}.stacks"
         self._trace = folder / f"rank{rank}.nccl.json"
         self._file = self.path.open("ab", buffering=0)
-        faulthandler.register(STACKS, self._file, all_threads=False, chain=callable(signal.getsignal(STACKS)))
+        faulthandler.register(STUCK, self._file, all_threads=False)
         for name, value in FLIGHT_RECORDER.items():
             os.environ.setdefault(name, value.format(folder=folder))
 
@@ -49,12 +48,12 @@ class StackFile:
             trace = _nccl_trace()
             if trace:
                 self._trace.write_bytes(trace)
-        except OSError as error:  # the disk may be why the rank stands still
-            log.warning("%s could not be written: %s", self.path, error.strerror)
+        except (OSError, RuntimeError, ValueError) as error:  # the disk may be why the rank stands still; NCCL's record
+            log.warning("%s could not be written: %s", self.path, error)  # is there for a group that is open alone
 
     def close(self) -> None:
         """Stop answering the signal; an empty file is removed."""
-        faulthandler.unregister(STACKS)
+        faulthandler.unregister(STUCK)
         self._file.close()
         if self.path.stat().st_size == 0:
             self.path.unlink()

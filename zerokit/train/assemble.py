@@ -64,6 +64,11 @@ def is_compiled(cfg: Config, device: str) -> bool:
     return device == "cuda" if cfg.train.compile is None else cfg.train.compile
 
 
+def can_record(cfg: Config, engine: Engine) -> bool:
+    """Whether `train.cuda_graph=true` is allowed with these steps on a GPU."""
+    return not (engine.changes or cfg.checkpointing.name == "cpu")
+
+
 def compile_blocks(model: nn.Module, patterns: Sequence[str] = (), backend: Any = "inductor", **options: Any) -> None:
     """Compile every block and other unit but those whose class says `compiles = False`; their hooks stay outside."""
     units = set(unit_modules(model, patterns))

@@ -135,7 +135,7 @@ def _peak(summary: dict[str, Any]) -> Text | None:
 def _hint(summary: dict[str, Any]) -> Text | None:
     if not summary.get("host_limits"):
         return None
-    return Text("The GPU waited for the host: train.cuda_graph=true records a step once and replays it.")
+    return Text("The GPU seems to wait for the host: train.cuda_graph=true records a step and replays it.")
 
 
 def _time(summary: dict[str, Any]) -> Text | None:

@@ -20,6 +20,9 @@ from zerokit.train.waits import Waits
 from zerokit.zero.engine import Engine
 from zerokit.zero.graph import CapturedStep
 
+KERNELS = 40
+"""Of a unit's forward and backward pass and update: 32 to 38 are counted for decoders (`zerokit.estimate`)."""
+
 
 @dataclass
 class Progress:
@@ -103,7 +106,7 @@ class Trainer:
         self._loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)  # since the last measurement
         self.on_phase: Callable[..., None] = lambda name, steps=0: None  # told when something else than a step begins
         self._run = CapturedStep(engine, self._whole_step) if options.cuda_graph else self._whole_step
-        self.waits = Waits()
+        self.waits = Waits(KERNELS * len(engine.units) * batch.accumulation)
 
     def fit(self) -> Iterator[tuple[int, dict[str, float] | None]]:
         """Train; yields after every step its number (from 1) and, where they are due, the metrics.

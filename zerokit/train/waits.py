@@ -16,8 +16,12 @@ class Waits:
     """A window of fewer steps says nothing: the host could not have got far ahead in it."""
     SHARE = 0.25
     """Of a step's time that the device may still have to do when the host looks, the update above all."""
+    QUEUE = 512
+    """Kernels; CUDA lets the host get about twice as far ahead, so that a busy device has more than these to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: int) -> None:
+        """kernels: of a step, rather too many than too few."""
+        self._share = min(self.SHARE, self.QUEUE / kernels)
         self.last = math.nan
         """What this rank waited for at the end of the last window, in steps."""
         self._caught_up: list[bool] = []
@@ -30,7 +34,7 @@ class Waits:
     def note(self, ranks: list[float]) -> None:
         """`last` of every rank."""
         if not any(map(math.isnan, ranks)):
-            self._caught_up.append(min(ranks) < self.SHARE)
+            self._caught_up.append(min(ranks) < self._share)
 
     @property
     def host_limits(self) -> bool:

@@ -25,7 +25,7 @@ from zerokit.state.folder import FOLDER, step_path
 from zerokit.state.resume import candidates, identity
 from zerokit.tracker._base import RunInfo
 from zerokit.train import summary as summaries
-from zerokit.train.assemble import assemble
+from zerokit.train.assemble import assemble, can_record
 from zerokit.train.console import Console
 from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte, format_count
 from zerokit.train.out_of_memory import explained
@@ -343,8 +343,8 @@ def _results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
 
 def _could_record(trainer: Trainer, cfg: Config) -> bool:
     """Whether `train.cuda_graph=true` would be another run than this one, and allowed."""
-    recorded, engine = cfg.train.cuda_graph, trainer.engine
-    return engine.device.type == "cuda" and not (recorded or engine.changes or cfg.checkpointing.name == "cpu")
+    engine = trainer.engine
+    return engine.device.type == "cuda" and not cfg.train.cuda_graph and can_record(cfg, engine)
 
 
 def _memory_of_ranks(trainer: Trainer) -> list[dict[str, int]]:
