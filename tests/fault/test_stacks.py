@@ -19,8 +19,9 @@ import ctypes, itertools, sys, threading, time
 from pathlib import Path
 from zerokit.fault.monitor import Limits, Monitor
 
-def churn():  # frames that come and go, of code that comes and goes
-    while True:
+def churn(seconds=1e9):  # frames that come and go, of code that comes and goes
+    end = time.time() + seconds
+    while time.time() < end:
         exec("def dive(n):\\n return 0 if not n else dive(n - 1)\\ndive(40)", {})
 
 def stuck_in_c():
@@ -35,9 +36,7 @@ with Monitor(None, 0, 1, Limits(), Path(sys.argv[1]), print):
             threading.Thread(target=churn, daemon=True).start()
         print("ready", flush=True)
         if sys.argv[2] == "running":
-            end = time.time() + 3
-            while time.time() < end:
-                exec("def dive(n):\\n return 0 if not n else dive(n - 1)\\ndive(40)", {})
+            churn(3)
         elif sys.argv[2] == "reading":
             print(ctypes.CDLL(None).read(0, ctypes.create_string_buffer(1), 1), flush=True)  # C code of others
         sys.stdin.read()  # the main thread waits, as in a collective
@@ -62,12 +61,17 @@ def begin(tmp_path) -> Iterator:
         process.wait()
 
 
+def ask(process: subprocess.Popen, times: int, pause_s: float) -> None:
+    """Ask for stacks again and again; the process must live."""
+    for _ in range(times):
+        os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(pause_s)
+        assert process.poll() is None
+
+
 def test_a_worker_is_asked_for_its_stacks_while_threads_are_busy(begin):
     process, file = begin("busy")
-    for _ in range(300):
-        os.kill(process.pid, signal.SIGUSR2)
-        time.sleep(0.003)
-        assert process.poll() is None
+    ask(process, times=300, pause_s=0.003)
     process.communicate(timeout=20)
     assert process.returncode == 0
     text = file.read_text()
@@ -76,19 +80,14 @@ def test_a_worker_is_asked_for_its_stacks_while_threads_are_busy(begin):
 
 def test_a_main_thread_that_runs_is_asked_too(begin):
     process, file = begin("running")
-    for _ in range(2000):
-        os.kill(process.pid, signal.SIGUSR2)
-        time.sleep(0.001)
-        assert process.poll() is None
+    ask(process, times=2000, pause_s=0.001)
     process.communicate(timeout=20)
     assert process.returncode == 0 and "asked by a signal" in file.read_text()
 
 
 def test_a_request_interrupts_no_call_of_the_system(begin):
     process, _ = begin("reading")
-    for _ in range(20):
-        os.kill(process.pid, signal.SIGUSR2)
-        time.sleep(0.02)
+    ask(process, times=20, pause_s=0.02)
     assert process.communicate("x", timeout=20)[0].splitlines()[0] == "1"
 
 

@@ -83,8 +83,13 @@ def _check_profile(config: Config) -> None:
         )
 
 
+def is_replayable(config: Config) -> bool:
+    """Whether every step finds what it uses at the same addresses, as `train.cuda_graph` needs."""
+    return config.checkpointing.name != "cpu"
+
+
 def _check_graph(config: Config) -> None:
-    if config.train.cuda_graph and config.checkpointing.name == "cpu":
+    if config.train.cuda_graph and not is_replayable(config):
         raise ConfigError(
             "train.cuda_graph=true replays copies to the addresses of one step, and checkpointing=cpu takes other host "
             "memory in every step. Set train.cuda_graph=false, or choose checkpointing=full or selective."

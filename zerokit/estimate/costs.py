@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
 from zerokit.estimate.hardware import Hardware
+from zerokit.zero.layout import round_up
 
 aten = torch.ops.aten
 ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
@@ -78,7 +79,7 @@ def product_seconds(operation: Any, args: Sequence[Any], flops: float, output: A
 
 
 def _tiled(batch: int, rows: int, columns: int, inner: float, tile: tuple[int, int], peak: float, units: int) -> float:
-    height, width = (min(side, math.ceil(n / GRAIN) * GRAIN) for side, n in zip(tile, (rows, columns), strict=True))
+    height, width = (min(side, round_up(n, GRAIN)) for side, n in zip(tile, (rows, columns), strict=True))
     tiles = batch * math.ceil(rows / height) * math.ceil(columns / width)
     seconds = 2 * height * width * inner / (peak / units)
     splits = range(1, max(1, units // tiles) + 1)

@@ -36,7 +36,7 @@ class Prediction:
     traffic: dict[str, int]
     busy: dict[str, float]
     seconds: float
-    recordable: bool = True
+    recordable: bool
 
     @property
     def peak(self) -> int:

@@ -115,7 +115,7 @@ class Monitor:
         self._signals.wake()
         self._thread.join()
         self._stacks.close()
-        self._signals.close()
+        self._signals.close()  # after it: a late request for stacks is to be ignored
 
     # -- the main thread ---------------------------------------------------------------------------------------------
 

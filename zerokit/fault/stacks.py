@@ -48,8 +48,9 @@ class StackFile:
             trace = _nccl_trace()
             if trace:
                 self._trace.write_bytes(trace)
-        except (OSError, RuntimeError, ValueError) as error:  # the disk may be why the rank stands still; NCCL's record
-            log.warning("%s could not be written: %s", self.path, error)  # is there for a group that is open alone
+        except (OSError, RuntimeError, ValueError) as error:
+            # The disk may be why the rank stands still, and the process group may be closing.
+            log.warning("%s could not be written: %s", self.path, error)
 
     def close(self) -> None:
         """Stop answering the signal; an empty file is removed."""

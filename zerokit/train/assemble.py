@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zerokit.comm import Communicator
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
+from zerokit.config.checks import is_replayable
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.train.groups import parameter_groups
@@ -66,7 +67,7 @@ def is_compiled(cfg: Config, device: str) -> bool:
 
 def can_record(cfg: Config, engine: Engine) -> bool:
     """Whether `train.cuda_graph=true` is allowed with these steps on a GPU."""
-    return not (engine.changes or cfg.checkpointing.name == "cpu")
+    return is_replayable(cfg) and not engine.changes
 
 
 def compile_blocks(model: nn.Module, patterns: Sequence[str] = (), backend: Any = "inductor", **options: Any) -> None:
