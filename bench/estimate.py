@@ -75,6 +75,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results (bench/results)")
     add("--commit", help="commit to record where there is no git")
     args = parser.parse_args(argv)
+    try:
+        args.hardware = args.hardware and find(args.hardware)
+    except ValueError as error:
+        parser.error(f"--hardware: {error}")
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.device_count() else "cpu"
     if args.together < 1:
@@ -119,7 +123,8 @@ def recorded(path: Path) -> list[Cell]:
             if "cuda_graph=true" in run["system"] and result["facts"]["date"] < RECORDINGS_SINCE:
                 del measured["allocated_gib"]
             measured |= {"file": path.name, "commit": result["facts"]["commit"]}
-            cells.append(Cell(result["case"]["name"], run["system"], result["nproc"], measured))
+            system = _in_precision(run["system"], result["precision"])
+            cells.append(Cell(result["case"]["name"], system, result["nproc"], measured))
     return cells
 
 
@@ -146,6 +151,11 @@ def predict(cfg: Config, nproc: int, hardware: Hardware) -> dict[str, Any]:
     began = time.perf_counter()
     prediction = Simulator(cfg, hardware).predict(cfg, nproc)
     return prediction.to_dict() | {"took_s": time.perf_counter() - began, "hardware": hardware.name}
+
+
+def _in_precision(system: str, precision: str) -> str:
+    """A system of a comparison, which had one precision for all, as a cell has it."""
+    return system if precision == "bf16" else f"{system}{',' if ':' in system else ':'}precision={precision}"
 
 
 def _precision(system: str) -> str:
@@ -214,7 +224,7 @@ def main(argv: list[str] | None = None) -> Path:
         ran = json.loads(args.results[0].read_text(encoding="utf-8"))["facts"]
         facts |= {key: ran[key] for key in ("gpu", "torch")}
     device = "cuda" if args.results else args.device
-    hardware = find(args.hardware) if args.hardware else this_gpu() if device == "cuda" else TABLE["cpu"]
+    hardware = args.hardware or (this_gpu() if device == "cuda" else TABLE["cpu"])
     predictions = [predict(configured(c.case, c.system, c.nproc, device), c.nproc, hardware) for c in args.cells]
     clock = Clock(args.budget, args.timeout)
     result = {"facts": facts, "nproc": args.nproc, "hardware": hardware.name, "cells": []}

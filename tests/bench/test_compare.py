@@ -144,10 +144,17 @@ def test_recorded_runs_are_predicted_without_running_them(result, tmp_path):
     (tmp_path / "runs.json").write_text(json.dumps(result[0]))
     words = ("--results", str(tmp_path / "runs.json"), "--hardware", "h100_ib400", "--out", str(tmp_path / "out"))
     cells = json.loads(estimate.main(list(words)).read_text())["cells"]
-    assert [cell["system"] for cell in cells] == ["zerokit-0", "zerokit-3"]
+    assert [cell["system"] for cell in cells] == ["zerokit-0:precision=fp32", "zerokit-3:precision=fp32"]
     for cell in cells:
+        assert cell["predicted"]["precision"] == "fp32", "that of the runs"
         assert cell["measured"]["file"] == "runs.json" and cell["measured"]["commit"] == "abc"
         assert cell["predicted"]["peak"] > 0 and cell["predicted"]["seconds"] > 0
+
+
+def test_an_unknown_entry_is_named(capsys):
+    with pytest.raises(SystemExit):
+        estimate.arguments(["--cells", "tiny/zerokit-3", "--hardware", "a10"])
+    assert "Did you mean" in capsys.readouterr().err
 
 
 def test_recorded_runs_need_an_entry_of_the_hardware_table(tmp_path, capsys):

@@ -55,6 +55,11 @@ def test_the_overrides_compose_to_the_same_configuration(file, capsys):
     check(config(*shlex.split(printed(capsys, file, "--overrides"))))
 
 
+def test_a_json_without_a_scheduler_keeps_its_rate(file, capsys):
+    assert config(*shlex.split(printed(capsys, file, "--overrides"))).scheduler.name == "constant"
+    assert {"override /scheduler": "constant"} in yaml.safe_load(printed(capsys, file, "--yaml"))["defaults"]
+
+
 def test_the_printed_command_line_is_those_overrides(file, capsys):
     text = printed(capsys, file)
     command = text.partition("python -m zerokit ")[2].partition("\n\n")[0].replace("\\\n", " ")

@@ -52,6 +52,7 @@ def test_an_element_does_not_depend_on_its_place(name):
     [
         ("adamw", {"beta1": 1.0}, r"beta1 must be in \[0, 1\)"),
         ("adamw", {"lr": -1.0}, "lr must be at least 0"),
+        ("adamw", {"lr": float("inf")}, "lr must be at least 0 and finite, got inf"),
         ("sgd", {"nesterov": True, "momentum": 0.0}, "nesterov needs momentum"),
     ],
 )

@@ -37,6 +37,36 @@ def test_groups_of_the_trainer_are_refused():
         zerokit.initialize(nn.Linear(2, 1), {"scheduler": "cosine"})
 
 
+@pytest.mark.parametrize(
+    ("batch", "accumulation"),
+    [({}, 1), ({"accumulation": 3}, 3), ({"global": 8, "micro": 2}, 4), ({"micro": 2}, 1), ({"global": 8}, 1)],
+)
+def test_sizes_of_the_batch_fix_the_accumulation(batch, accumulation):
+    assert zerokit.initialize(nn.Linear(2, 1), {"batch": batch}).accumulation == accumulation
+
+
+def test_sizes_that_do_not_divide_are_refused():
+    with pytest.raises(ConfigError, match="cannot be divided"):
+        zerokit.initialize(nn.Linear(2, 1), {"batch": {"global": 3, "accumulation": 2}})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"zero": 3}, 'zero: expected its options, such as {"stage": 3}, got 3.'),
+        ({"zero": "stage3"}, 'zero: expected its options, such as {"stage": 3}, got stage3.'),
+        ({"train": None}, 'train: expected its options, such as {"clip_norm": 1.0}, got null.'),
+        ({"optimizer": ["adamw"]}, 'optimizer: expected its options, such as {"name": "adamw"}, got [adamw].'),
+        ([], 'config: expected groups such as {"zero": {"stage": 3}}, got [].'),
+        ({"zero": {"stage": "3"}}, "got the text '3'. Write it without quotes."),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(config, message):
+    with pytest.raises(ConfigError) as caught:
+        zerokit.initialize(nn.Linear(2, 1), config)
+    assert message in str(caught.value)
+
+
 def test_wrong_options_are_named():
     with pytest.raises(ConfigError, match="lrr"):
         zerokit.initialize(nn.Linear(2, 1), {"optimizer": {"name": "adamw", "lrr": 1}})

@@ -155,6 +155,8 @@ def _parse_literal(kind: Any, value: Any, key: str) -> Any:
         if type(item) is type(value) and item == value:
             return item
     names = [spell(item) for item in allowed]
+    if value in names:  # a text that looks like one of them
+        raise ConfigError(f"{key}: expected {describe(kind)}; got the text '{value}'. Write it without quotes.")
     hint = suggestion(value, names) if isinstance(value, str) else ""
     raise ConfigError(f"{key}: expected {describe(kind)}; got {spell(value)}.{hint}")
 

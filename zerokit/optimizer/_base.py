@@ -181,7 +181,7 @@ def check_range(low: float = 0.0, high: float = float("inf"), **values: float) -
     """Raise ValueError for a value outside `[low, high)`, naming it."""
     for key, value in values.items():
         if not low <= value < high:
-            limit = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g})"
+            limit = f"at least {low:g} and finite" if high == float("inf") else f"in [{low:g}, {high:g})"
             raise ValueError(f"{key} must be {limit}, got {value:g}.")
 
 

@@ -16,8 +16,10 @@ from torch import nn
 from zerokit.comm import Communicator
 from zerokit.comm.process import close_group, device_of, open_group
 from zerokit.config import registry
+from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
-from zerokit.config.schema import Config
+from zerokit.config.parse import spell
+from zerokit.config.schema import BatchConfig, Config
 from zerokit.train.assemble import build_engine, wrap_blocks
 from zerokit.zero.engine import Engine
 
@@ -29,6 +31,15 @@ DEFAULTS: dict[str, Any] = {
     "model": "mlp",
     "data": "synthetic",
     "tracker": "none",
+}
+EXAMPLES = {
+    "zero": '{"stage": 3}',
+    "batch": '{"accumulation": 4}',
+    "train": '{"clip_norm": 1.0}',
+    "launch": '{"timeout_s": 600}',
+    "precision": '{"name": "bf16"}',
+    "optimizer": '{"name": "adamw"}',
+    "checkpointing": '{"name": "full"}',
 }
 USED = ("zero", "precision", "optimizer", "checkpointing", "train", "batch", "launch")
 
@@ -43,14 +54,23 @@ def initialize(model: nn.Module, config: Mapping[str, Any] | None = None) -> Eng
 
     Under torchrun the process group is opened if none is. Raises ConfigError, naming the key.
     """
-    cfg = _typed(config or {})
+    cfg = _typed({} if config is None else config)
     device = _join(cfg)
     comm = Communicator(device, cfg.launch.timeout_s)
     wrap_blocks(model, cfg, device)
-    return build_engine(model, cfg, comm, cfg.batch.accumulation or 1)
+    return build_engine(model, cfg, comm, _accumulation(cfg.batch, comm.world))
+
+
+def _accumulation(batch: BatchConfig, world: int) -> int:
+    """Micro-batches of a step, which sizes that are given fix."""
+    if batch.global_ is None and batch.micro is None:
+        return batch.accumulation or 1
+    return resolve_batch(batch, world).accumulation
 
 
 def _typed(config: Mapping[str, Any]) -> Config:
+    if not isinstance(config, Mapping):
+        raise ConfigError(f'config: expected groups such as {{"zero": {{"stage": 3}}}}, got {spell(config)}.')
     for key in config:
         if key not in USED:
             raise ConfigError(f"{key}: zerokit.initialize uses {', '.join(USED)}; the rest belongs to your own loop.")
@@ -63,6 +83,9 @@ def typed(config: Mapping[str, Any], others: Mapping[str, Any] | None = None) ->
     for group in registry.GROUPS:
         if isinstance(values[group], str):
             values[group] = {"name": values[group]}
+    for key, value in values.items():
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}: expected its options, such as {EXAMPLES.get(key, '{}')}, got {spell(value)}.")
     values["train"] = {"compile": False} | dict(values.get("train") or {})
     cfg = Config.from_dict({key: dict(value) for key, value in values.items()})
     if cfg.zero.auto:

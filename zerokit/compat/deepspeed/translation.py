@@ -104,6 +104,7 @@ class _Translator:
         for group in KINDS:
             if self._config.get(group) is not None:
                 self._choose(group, self._config[group])
+        self._result.settings.setdefault("scheduler", "constant")  # as in DeepSpeed, where zerokit's own run has cosine
         if self._refused:
             raise ConfigError("\n".join(self._refused))
         place = {key: index for index, key in enumerate(_in_order(self._config, ""))}
