@@ -34,14 +34,14 @@ DEFAULTS: dict[str, Any] = {
 }
 EXAMPLES = {
     "zero": '{"stage": 3}',
-    "batch": '{"accumulation": 4}',
-    "train": '{"clip_norm": 1.0}',
-    "launch": '{"timeout_s": 600}',
     "precision": '{"name": "bf16"}',
     "optimizer": '{"name": "adamw"}',
     "checkpointing": '{"name": "full"}',
+    "train": '{"clip_norm": 1.0}',
+    "batch": '{"accumulation": 4}',
+    "launch": '{"timeout_s": 600}',
 }
-USED = ("zero", "precision", "optimizer", "checkpointing", "train", "batch", "launch")
+"""Options of every section that `initialize` uses, for its errors."""
 
 
 def initialize(model: nn.Module, config: Mapping[str, Any] | None = None) -> Engine:
@@ -71,22 +71,23 @@ def _accumulation(batch: BatchConfig, world: int) -> int:
 def _typed(config: Mapping[str, Any]) -> Config:
     if not isinstance(config, Mapping):
         raise ConfigError(f'config: expected groups such as {{"zero": {{"stage": 3}}}}, got {spell(config)}.')
-    for key in config:
-        if key not in USED:
-            raise ConfigError(f"{key}: zerokit.initialize uses {', '.join(USED)}; the rest belongs to your own loop.")
+    for key, value in config.items():
+        if key not in EXAMPLES:
+            used = ", ".join(EXAMPLES)
+            raise ConfigError(f"{key}: zerokit.initialize uses {used}; the rest belongs to your own loop.")
+        named = isinstance(value, str) and key in registry.GROUPS
+        if not named and not isinstance(value, Mapping):
+            raise ConfigError(f"{key}: expected its options, such as {EXAMPLES[key]}, got {spell(value)}.")
     return typed(config)
 
 
 def typed(config: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> Config:
-    """The configuration for a loop of one's own: blocks are compiled if asked only. others: sections beside `USED`."""
+    """The configuration for a loop of one's own: blocks are compiled if asked only. others: more sections."""
     values = DEFAULTS | dict(config) | dict(others or {})
     for group in registry.GROUPS:
         if isinstance(values[group], str):
             values[group] = {"name": values[group]}
-    for key, value in values.items():
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}: expected its options, such as {EXAMPLES.get(key, '{}')}, got {spell(value)}.")
-    values["train"] = {"compile": False} | dict(values.get("train") or {})
+    values["train"] = {"compile": False} | dict(values.get("train", {}))
     cfg = Config.from_dict({key: dict(value) for key, value in values.items()})
     if cfg.zero.auto:
         raise ConfigError("zero.auto: only runs of zerokit's own loop choose for themselves; set zero.stage.")

@@ -107,8 +107,8 @@ def _tell(translation: Translation, optimizer: Optimizer | None) -> None:
 
 def _config(translation: Translation) -> Config:
     values = translation.nested()
-    extra = {key: values.pop(key) for key in ("tracker", "run", "scheduler") if key in values}
-    extra.pop("scheduler", None)
+    del values["scheduler"]  # `_scheduler` makes it
+    extra = {key: values.pop(key) for key in ("tracker", "run") if key in values}
     values["train"] = {key: value for key, value in values["train"].items() if key != "log_every"}
     cfg = typed(values, extra)
     if translation.script["dump_state"]:

@@ -94,7 +94,8 @@ class _Translator:
     def __init__(self, config: Mapping[str, Any], facts: Facts):
         self._config, self._facts = config, facts
         self._given = dict(_leaves(config, ""))
-        self._result = Translation({"batch.global": None, "batch.micro": None, "batch.accumulation": None})
+        batch = {"batch.global": None, "batch.micro": None, "batch.accumulation": None}
+        self._result = Translation(batch | {"scheduler": "constant"})  # what DeepSpeed does where nothing is given
         self._refused: list[str] = []
 
     def run(self) -> Translation:
@@ -104,7 +105,6 @@ class _Translator:
         for group in KINDS:
             if self._config.get(group) is not None:
                 self._choose(group, self._config[group])
-        self._result.settings.setdefault("scheduler", "constant")  # as in DeepSpeed, where zerokit's own run has cosine
         if self._refused:
             raise ConfigError("\n".join(self._refused))
         place = {key: index for index, key in enumerate(_in_order(self._config, ""))}
