@@ -12,11 +12,11 @@ from zerokit.zero.numerics import ParameterGroups
 from zerokit.zero.update import Group
 
 STAGES = [0, 1, 2, 3]
-MICROS = 3
+MICROS = 4  # a power of two: shares are exact
 
 
 def ended(stage: int, ends: str) -> str:
-    """Digest after two steps of three micro-batches whose last is found by count, by the caller, or by the step."""
+    """Digest after two steps of four micro-batches whose last is found by count, by the caller, or by the step."""
     engine = make_engine(Case(accumulation=MICROS if ends == "counted" else 1), stage)
     for step in batches(2, MICROS * engine.comm.world):
         for micro in range(MICROS):

@@ -36,9 +36,14 @@ from zerokit.zero.wire import CollectiveWire, PeerWire
 class Engine:
     """Trains `model` with ZeRO: `engine(x)` and `engine.backward(loss)` per micro-batch, then `engine.step()`.
 
-    Losses are means over a micro-batch; the engine divides by the number of micro-batches and ranks, so gradients are
-    means over the global batch. The model's parameters are views of memory that the engine manages: read them through
-    `engine.whole_weights()` or inside `engine.gathered()`.
+    Losses are means over a micro-batch. The step's gradient is the mean over the global batch: of the micro-batches of
+    all ranks, or of their target tokens where `backward` is told how many there are. The model's parameters are views
+    of memory that the engine manages: read them through `engine.whole_weights()` or inside `engine.gathered()`.
+
+    [Note: the mean is taken last] Backward adds gradients of sums; the update multiplies them by the reciprocal of what
+    they are divided by, together with clipping, at no cost. So gradients of inputs are those of the loss, and the
+    number of tokens need not be known before the step's end. Only with a loss scale (fp16, whose range is small) is the
+    number of micro-batches and ranks divided out before backward.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class Engine:
         self._make_counters()
         self._steps_done = 0  # taken or skipped: the host and all ranks know it without asking the device
         self._counts = True  # micro-batches are counted, as nobody said which is the last
+        self._by_tokens = self._knows_tokens = False
         self.zero_grad()
         self.state = EngineState(self)
         for unit in self.storage.trainable:  # all views of it are made
@@ -152,7 +158,12 @@ class Engine:
         self.steps_skipped = scalar(0.0)
         self._skips_in_a_row = scalar(0.0)
         self.grad_norm = scalar(0.0)
-        self._loss_share = scalar(1.0 / (self.accumulation * self.comm.world), torch.float32)
+        # What losses are multiplied with before backward, beside the loss scale.
+        before = 1.0 if self.numerics.scaler is None else 1.0 / (self.accumulation * self.comm.world)
+        self._before = scalar(before, torch.float32)
+        self.step_tokens = scalar(0.0)  # of all ranks, in the last step
+        self.tokens_so_far = scalar(0.0)  # of this rank, in the step under way
+        self._token_unit = scalar(0.0, torch.float32)  # a power of two near the tokens of a micro-batch; 0: not known
 
     def _attach(self, model: nn.Module) -> None:
         by_module: dict[nn.Module, list] = {}
@@ -218,15 +229,19 @@ class Engine:
             raise
 
     def backward(self, loss: Tensor, *, last: bool | None = None, share: float | None = None,
-                 retain_graph: bool = False) -> None:  # fmt: skip
+                 tokens: int | Tensor | None = None, retain_graph: bool = False) -> None:  # fmt: skip
         """Add the gradients of one micro-batch's mean `loss` (0-dim) to those of the step.
 
         last: whether it ends the step; None counts to `accumulation`. A step may also end with none that was the last:
-        then its sums over the ranks are made in `step`, where no backward pass hides them. share: of the micro-batch in
-        the step's mean, by default 1 / accumulation.
+        then its sums over the ranks are made in `step`, where no backward pass hides them.
+        share: of the micro-batch in the step's mean, by default 1 / accumulation.
+        tokens: over how many target tokens (or samples) `loss` is the mean, a number or a 0-dim tensor on the device; 0
+        adds nothing. The step's gradient is then the mean over the tokens of all ranks and micro-batches, however they
+        are divided. Give it for all micro-batches of a step or for none.
 
         Raises:
-            ValueError: `loss` is no scalar. RuntimeError: the step's last micro-batch has been here already.
+            ValueError: `loss` is no scalar; `tokens` for some micro-batches of a step only, or with `share`.
+            RuntimeError: the step's last micro-batch has been here already.
 
         After any other error, out of memory for one, the step starts again from its first micro-batch.
         """
@@ -240,11 +255,12 @@ class Engine:
                 f"engine.backward was called {counted if self._counts else 'after the last micro-batch of the step'}: "
                 "call engine.step() after every step's micro-batches."
             )
+        weight = self._weigh(share, tokens)
         if self._micro == 0:
             self.reducer.aim(self.stage.optimizer if self._exact else Placement.PARTIAL)
         self._counts = last is None
         last = self._micro == self.accumulation - 1 if last is None else last
-        factor = self._loss_share if share is None else self._loss_share.new_full((), share / self.comm.world)
+        factor = self._before * weight
         if self.numerics.scaler is not None:
             factor = factor * self.numerics.scaler.scale
         self.reducer.begin(first=self._micro == 0, last=last)
@@ -262,6 +278,39 @@ class Engine:
         self.gatherer.release_all()
         self._micro += 1
         self._reduced = last
+
+    def _weigh(self, share: float | None, tokens: int | Tensor | None) -> float | Tensor:
+        """What a micro-batch counts in the step, 1 unless said otherwise; notes its tokens."""
+        by_tokens = tokens is not None
+        if by_tokens and share is not None:
+            raise ValueError("engine.backward takes `share` or `tokens`, not both: tokens give each loss its share.")
+        if self._micro and by_tokens is not self._by_tokens:
+            raise ValueError("engine.backward got `tokens` for some micro-batches of this step, but not for all.")
+        self._by_tokens = by_tokens
+        if not by_tokens:
+            return 1.0 if share is None else share * self.accumulation
+        if self._micro == 0:
+            self.tokens_so_far.zero_()
+        self.tokens_so_far += tokens
+        if not self._knows_tokens:
+            self._learn_tokens(tokens)
+        return tokens / self._token_unit
+
+    def _learn_tokens(self, tokens: int | Tensor) -> None:
+        """Gradients of sums over tokens have the size of those of means if they are divided by this number. It must be
+        the same on all ranks and in all steps; a power of two changes no bit."""
+        most = torch.as_tensor(tokens, dtype=torch.float32, device=self.device).clone()
+        self.comm.all_reduce(most, kind="tokens", maximum=True)
+        self._token_unit.copy_(torch.exp2(most.clamp(min=1.0).log2().floor()))
+        self._knows_tokens = True
+
+    def mean_factor(self, tokens: Tensor) -> Tensor:
+        """What makes the step's mean of its sum of gradients; `tokens` are those of all ranks (0-dim float64)."""
+        scale = 1.0 if self.numerics.scaler is None else self.numerics.scaler.scale.double()
+        count = self.accumulation * self.comm.world
+        if self._by_tokens:
+            count = torch.where(tokens > 0, tokens / self._token_unit.double(), 1.0)
+        return 1.0 / (self._before.double() * scale * count)
 
     def zero_grad(self) -> None:
         """Forget the micro-batches since the last step."""
@@ -286,12 +335,14 @@ class Engine:
         self.reducer.finish()
         self.gatherer.finish()
         scaler = self.numerics.scaler
-        unscale = 1.0 if scaler is None else scaler.scale.double().reciprocal()
         with torch.no_grad():
-            norm = self.gradient_norm() * unscale
+            total, tokens = self.gradient_norm(self.tokens_so_far)
+            mean = self.mean_factor(tokens)
+            norm = total * mean
             ok = torch.isfinite(norm)
             self._count(norm, ok)
-            scale = clip_coefficient(norm, self.clip_norm) * unscale
+            self.step_tokens.copy_(tokens)
+            scale = clip_coefficient(norm, self.clip_norm) * mean
             units = self.gatherer.in_order_of_use(self.storage.trainable)
             self._update(units, self.comm, self._lr, self._momentum, self.steps_taken, scale, ok, self._exact)
             if scaler is not None:
@@ -312,6 +363,7 @@ class Engine:
     def states_changed(self) -> None:
         """The optimizer's states or the counters were written from outside. Waits for the device where steps differ."""
         self._update.exchange.forget()
+        self._knows_tokens = bool(self._token_unit)
         if self._exact_steps is not None:
             self._steps_done = int(self.steps_taken + self.steps_skipped)
 

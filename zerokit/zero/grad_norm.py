@@ -36,15 +36,17 @@ class GradientNorm:
         values = unit.gradient if self.local else self._shards[unit]
         torch.linalg.vector_norm(values, out=self._places[unit], dtype=torch.float32)
 
-    def __call__(self) -> Tensor:
-        """The norm of all units, each of which was added: 0-dim float64; infinite or NaN if any rank's gradient is.
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of all units, each of which was added: 0-dim float64; infinite or NaN if any rank's gradient is. And
+        the sum of the ranks' `tokens` (0-dim float64).
 
-        One all-reduce of 8 bytes.
+        One all-reduce of 16 bytes.
         """
-        total = self._norms.double().square().sum()
-        self._comm.all_reduce(total, kind="norm")
+        sums = torch.stack([self._norms.double().square().sum(), tokens])
+        self._comm.all_reduce(sums, kind="norm")
+        total, tokens = sums.unbind()
         # Each rank's part of the mean is 1 / world of its own gradient.
-        return (total * self._comm.world if self.local else total).sqrt()
+        return (total * self._comm.world if self.local else total).sqrt(), tokens
 
 
 def clip_coefficient(norm: Tensor, clip_norm: float | None) -> Tensor:

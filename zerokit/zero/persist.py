@@ -182,6 +182,7 @@ class EngineState:
             "engine/steps_skipped": engine.steps_skipped,
             "engine/skips_in_a_row": engine._skips_in_a_row,
             "engine/grad_norm": engine.grad_norm,
+            "engine/token_unit": engine._token_unit,
         }
         scaler = engine.numerics.scaler
         return counters | ({} if scaler is None else {f"scaler/{k}": v for k, v in scaler.state().items()})

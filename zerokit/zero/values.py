@@ -150,7 +150,7 @@ class ParameterValues:
         full = self._assemble(unit.gradient_at(placement, self._comm.rank), unit, index, placement is Placement.SHARD)
         if placement is Placement.PARTIAL:
             self._comm.all_reduce(full, kind="values")
-        return full / self._scale
+        return full * self._mean()
 
     @torch.no_grad()
     def set_gradient(self, name: str, value: Tensor) -> None:
@@ -162,7 +162,7 @@ class ParameterValues:
         unit, index = self._find(name)
         if not unit.trainable or not self._engine.micro_batches:
             raise RuntimeError(f"'{name}' has no gradient: it has one between engine.backward and engine.step.")
-        value = self._checked(name, value, unit.shapes[index]) * self._scale
+        value = self._checked(name, value, unit.shapes[index]) / self._mean()
         self._engine.reducer.finish()
         placement = self._engine.gradient_placement
         target = unit.gradient_at(placement, self._comm.rank)
@@ -175,10 +175,11 @@ class ParameterValues:
         if self._engine.gradients_reduced:
             self._engine.gradient_norm.add(unit)
 
-    @property
-    def _scale(self) -> Tensor | float:
-        scaler = self._engine.numerics.scaler
-        return 1.0 if scaler is None else scaler.scale
+    def _mean(self) -> Tensor | float:
+        """What makes the step's mean of the sums of gradients so far."""
+        tokens = self._engine.tokens_so_far.clone()
+        self._comm.all_reduce(tokens, kind="values")
+        return self._engine.mean_factor(tokens)
 
     # -- optimizer states --------------------------------------------------------------------------------------------
 
