@@ -146,7 +146,7 @@ def clipped(clip_norm: float | None) -> tuple[float, str]:
     norms = []
     for step in batches(4, 2):
         engine.backward(engine(*step[engine.comm.rank]))
-        own = torch.stack([u.gradient.double().norm() for u in engine.storage.trainable]).norm() * 2
+        own = torch.stack([u.gradient.double().norm() for u in engine.storage.trainable]).norm()
         engine.step()
         norms.append((float(engine.grad_norm), float(own)))
     return norms[-1], engine.reader.sha256()

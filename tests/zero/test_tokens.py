@@ -30,7 +30,7 @@ def mean(outputs: Tensor, count: int) -> Tensor:
 
 def trained(stage: int, counts: list, numerics: Numerics | None = None, as_tensor: bool = False) -> tuple[dict, float]:
     """Weights after a step for each of `counts`, tokens by micro-batch and rank; tokens of the last step."""
-    engine = Engine(model(), make_optimizer("sgd", lr=0.1), stage=stage, accumulation=len(counts[0]), numerics=numerics)
+    engine = Engine(model(), make_optimizer("sgd", lr=0.1, momentum=0.0), stage=stage, accumulation=len(counts[0]), numerics=numerics)
     for step, of_step in enumerate(counts):
         for micro, of_micro in enumerate(of_step):
             count = of_micro[engine.comm.rank]
@@ -83,7 +83,7 @@ def test_a_step_without_tokens_changes_nothing():
 
 
 def test_tokens_for_some_micro_batches_only_are_refused():
-    engine = Engine(model(), make_optimizer("sgd", lr=0.1), accumulation=2)
+    engine = Engine(model(), make_optimizer("sgd", lr=0.1, momentum=0.0), accumulation=2)
     engine.backward(engine(rows(0, 0, 0)).mean(), tokens=3)
     with pytest.raises(ValueError, match="for some micro-batches"):
         engine.backward(engine(rows(0, 0, 0)).mean())
@@ -92,7 +92,7 @@ def test_tokens_for_some_micro_batches_only_are_refused():
 
 
 def test_the_gradient_of_an_input_is_that_of_the_loss():
-    engine = Engine(model(), make_optimizer("sgd", lr=0.1), accumulation=4)
+    engine = Engine(model(), make_optimizer("sgd", lr=0.1, momentum=0.0), accumulation=4)
     x, y = (rows(0, 0, 0).requires_grad_() for _ in range(2))
     engine.backward(engine(x).square().mean())
     model()(y).square().mean().backward()

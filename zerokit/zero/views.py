@@ -1,0 +1,205 @@
+"""How a model sees its weights: parameters that are views of memory in which units take turns.
+
+[Note: valid views] A view of a unit may lie where another unit's weights are by now. Two things keep anybody from
+computing with them. Every parameter has a version counter of its own, which autograd compares when it uses what it has
+saved: `Views.show` sets the counters to a number that belongs to the weights of one step, `hide` to another, so a node
+of the backward pass that would read hidden views raises. And whoever reads a parameter from Python finds it in its
+module's `_parameters`, which `Parameters` takes the place of: hidden weights are gathered first.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_set_versions = torch._C._autograd._unsafe_set_version_counter
+
+
+class ManagedParameter(nn.Parameter):
+    """A parameter of an engine, whose gradient the engine takes from it."""
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient of the backward pass under way, on this rank.
+
+        Raises:
+            RuntimeError: the pass is over, so the gradient has gone to the rank that owns it.
+        """
+        gradient = take_grad(self)
+        is_gone = self.__dict__.get("_gradient_is_gone") if gradient is None else None
+        if is_gone is not None and is_gone():
+            raise RuntimeError(
+                "The gradients of this step are divided among the ranks, so a parameter has none. To clip them by their "
+                'norm set train.clip_norm (or "train": {"clip_norm": 1.0} of zerokit.initialize); '
+                "engine.grad_norm is their norm after the step; engine.values.gradient(name) reads one."
+            )
+        return gradient
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        set_grad(self, value)
+
+    @grad.deleter
+    def grad(self) -> None:
+        set_grad(self, None)
+
+
+take_grad: Callable[[Tensor], Tensor | None] = torch.Tensor.grad.__get__
+"""The gradient that autograd has left in a parameter."""
+set_grad: Callable[[Tensor, Tensor | None], None] = torch.Tensor.grad.__set__
+
+
+class Views:
+    """The parameters of one unit.
+
+    read: gathers the unit for somebody outside its module's passes.
+    shown: whether the views hold the unit's weights, for all that is issued on the compute stream from here on.
+    lasting: nobody else takes their memory, so they may be read at any time (but in the update).
+    loud: hidden views read NaN.
+    """
+
+    def __init__(self, name: str, parameters: list[nn.Parameter], lasting: bool, loud: bool):
+        self.name, self.parameters, self.lasting = name, parameters, lasting
+        self.shown, self.lent = True, False
+        self.read: Callable[[], None] = lambda: None
+        self._loud = loud and not lasting
+        self._views: list[Tensor] = []
+        self._nothing: list[Tensor] = []
+        self._step = 0
+
+    def point(self, views: Sequence[Tensor]) -> None:
+        """Lie where `views` do from here on, with version counters of their own."""
+        self._views = [view.data for view in views]
+        for parameter, view in zip(self.parameters, self._views, strict=True):
+            parameter.data = view
+        if self._loud and self._views:
+            nan = torch.full((1,), torch.nan, dtype=self._views[0].dtype, device=self._views[0].device)
+            self._nothing = [nan.expand(view.numel()).view(view.shape) if view.numel() else view for view in self._views]
+
+    def show(self, step: int) -> None:
+        """The unit's weights of `step` lie here."""
+        self._step = step
+        if not self.lent:
+            self.shown = True
+            self._turn(2 * step, self._views if self._loud else None)
+
+    def hide(self) -> None:
+        """They do not any more."""
+        if self.shown and not self.lent:
+            self.shown = False
+            self._turn(2 * self._step + 1, self._nothing if self._loud else None)
+
+    def _turn(self, version: int, data: list[Tensor] | None) -> None:
+        if data is not None:
+            for parameter, view in zip(self.parameters, data, strict=True):
+                parameter.data = view
+        _set_versions(self.parameters, [version] * len(self.parameters))
+
+    @contextmanager
+    def lend(self, indices: Sequence[int], values: Sequence[Tensor]) -> Iterator[None]:
+        """Let some parameters be other tensors, and all be readable, for the time of the block."""
+        before, self.lent, self.shown = self.lent, True, True
+        held = [self.parameters[index].data for index in indices]
+        for index, value in zip(indices, values, strict=True):
+            self.parameters[index].data = value
+        try:
+            yield
+        finally:
+            for index, data in zip(indices, held, strict=True):
+                self.parameters[index].data = data
+            self.lent = before
+            if not before:
+                self.hide()
+
+    def silence(self) -> None:
+        """Hidden views that somebody takes hold of read NaN until they are shown again."""
+        if not self.shown and not self._loud:
+            for parameter in self.parameters:
+                nan = torch.full((), torch.nan, dtype=parameter.dtype, device=parameter.device)
+                parameter.data = nan.expand(parameter.shape)
+            self._silent = True
+
+
+class Parameters(dict):
+    """Takes the place of a module's `_parameters`: who reads one that is hidden has its unit gathered first."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter | None], views: dict[str, Views]):
+        super().__init__(parameters)
+        self._of = views
+
+    def __getitem__(self, name: str) -> nn.Parameter | None:
+        if not torch.compiler.is_compiling():
+            views = self._of.get(name)
+            if views is not None and not views.shown:
+                views.read()
+        return dict.__getitem__(self, name)
+
+    def __deepcopy__(self, memo: dict) -> dict:
+        for views in set(self._of.values()):
+            if not views.shown:
+                if not views.lasting:
+                    raise RuntimeError(
+                        f"The weights of '{views.name}' are divided among the ranks: copy the model inside "
+                        "`with engine.gathered():`."
+                    )
+                views.read()
+        return {name: deepcopy(parameter, memo) for name, parameter in dict.items(self)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    def items(self) -> Any:
+        """As of a dict; parameters whose memory is their own are made readable first."""
+        self._prepare()
+        return dict.items(self)
+
+    def values(self) -> Any:
+        """As of a dict; see `items`."""
+        self._prepare()
+        return dict.values(self)
+
+    def _prepare(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for views in self._of.values():
+            if views.lasting and not views.shown:
+                views.read()
+
+
+def manage(parameters: Sequence[nn.Parameter], gradient_is_gone: Callable[[], bool]) -> None:
+    """Make parameters those of an engine. gradient_is_gone: whether the step under way has had its backward passes."""
+    for parameter in parameters:
+        if type(parameter) is nn.Parameter:
+            parameter.__class__ = ManagedParameter
+            parameter._gradient_is_gone = gradient_is_gone
+
+
+def give_back(parameters: Sequence[nn.Parameter]) -> None:
+    """Undo `manage`."""
+    for parameter in parameters:
+        if type(parameter) is ManagedParameter:
+            del parameter._gradient_is_gone
+            parameter.__class__ = nn.Parameter
+
+
+def weakly(method: Callable, gone: str) -> Callable:
+    """A function that calls a bound method without keeping its object alive.
+
+    Raises:
+        RuntimeError: `gone`, if the object is no more.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        alive = reference()
+        if alive is None:
+            raise RuntimeError(gone)
+        return alive(*args, **kwargs)
+
+    return call
