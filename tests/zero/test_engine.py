@@ -101,24 +101,6 @@ def test_a_model_without_trainable_parameters_is_refused():
         Engine(nn.Linear(3, 1).requires_grad_(False), make_optimizer("sgd"))
 
 
-def test_outputs_that_cannot_be_followed_are_refused():
-    class Opaque:
-        pass
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(2, 2)
-
-        def forward(self, x):
-            self.linear(x)
-            return Opaque()
-
-    engine = Engine(Model(), make_optimizer("sgd"))
-    with pytest.raises(TypeError, match="Opaque in which no tensor"):
-        engine(torch.randn(1, 2))
-
-
 def real_model(stage: int) -> dict:
     torch.manual_seed(Communicator(torch.device("cpu")).rank)  # every rank has other values: those of rank 0 count
     model = Language()

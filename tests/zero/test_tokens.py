@@ -30,7 +30,13 @@ def mean(outputs: Tensor, count: int) -> Tensor:
 
 def trained(stage: int, counts: list, numerics: Numerics | None = None, as_tensor: bool = False) -> tuple[dict, float]:
     """Weights after a step for each of `counts`, tokens by micro-batch and rank; tokens of the last step."""
-    engine = Engine(model(), make_optimizer("sgd", lr=0.1, momentum=0.0), stage=stage, accumulation=len(counts[0]), numerics=numerics)
+    engine = Engine(
+        model(),
+        make_optimizer("sgd", lr=0.1, momentum=0.0),
+        stage=stage,
+        accumulation=len(counts[0]),
+        numerics=numerics,
+    )
     for step, of_step in enumerate(counts):
         for micro, of_micro in enumerate(of_step):
             count = of_micro[engine.comm.rank]

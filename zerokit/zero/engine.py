@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from zerokit.comm import Communicator
+from zerokit.zero import passes
 from zerokit.zero.compress import exact_steps
 from zerokit.zero.evaluation import EvaluationWeights
 from zerokit.zero.gather import Gatherer
 from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
-from zerokit.zero.hooks import Hooks
+from zerokit.zero.hooks import GONE, Hooks, explain
 from zerokit.zero.lookup import Lookup, is_table
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
@@ -30,6 +30,7 @@ from zerokit.zero.reduce import Reducer
 from zerokit.zero.storage import Dtypes, Storage, state_bytes
 from zerokit.zero.update import Rule, Update
 from zerokit.zero.values import ParameterValues
+from zerokit.zero.views import Parameters, manage, weakly
 from zerokit.zero.wire import CollectiveWire, PeerWire
 
 
@@ -63,6 +64,7 @@ class Engine:
         min_unit: int = 0,
         prefetch: int = 1,
         peers: bool = False,
+        guard: bool | None = None,
         compile_update: bool | None = None,
         transient_gradients: bool | None = None,
     ):
@@ -70,7 +72,8 @@ class Engine:
 
         comm: the ranks and their device (by default all ranks, on the CPU). groups: which parameters share
         hyperparameters. seed: of first weights on the meta device; None takes rank 0's. peers: transport by peer memory
-        where possible.
+        where possible. guard: weights that are not there read NaN, and what autograd saves is watched for good
+        (by default on a CPU; `zerokit.zero.hooks`, [Note: entering backward]).
         compile_update: run the optimizer as one compiled kernel; transient_gradients: give the memory of gradients to
         activations from the update to the next backward pass (both by default on a GPU).
 
@@ -94,6 +97,7 @@ class Engine:
                 f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train."
             )
         master = MASTERS[self.numerics.master]
+        guard = self.device.type == "cpu" if guard is None else guard
         self.storage = Storage(
             self.units,
             self.stage,
@@ -105,6 +109,7 @@ class Engine:
             shared=self.comm.allocate_shared if peers else None,
             tables=[unit for unit in self.units if is_table(unit)],
             transient=self.device.type == "cuda" if transient_gradients is None else transient_gradients,
+            loud=guard,
         )
         Materializer(self.storage, master, self.comm).run(model, seed)
         self.gatherer = Gatherer(self.units, self.stage, self.comm, prefetch)
@@ -112,7 +117,7 @@ class Engine:
         self.reducer = Reducer(
             self.storage, self.comm, self._make_wire(peers, max(2, prefetch + 1)), self.gradient_norm
         )
-        self.hooks = Hooks(self.gatherer, self.reducer)
+        self.hooks = Hooks(self.gatherer, self.reducer, self, self.numerics.compute, watch=guard)
         self._attach(model)
         compiled = self.device.type == "cuda" if compile_update is None else compile_update
         self._update = Update(self.storage, ruled, master, self.comm, compiled)
@@ -122,6 +127,7 @@ class Engine:
         self._steps_done = 0  # taken or skipped: the host and all ranks know it without asking the device
         self._counts = True  # micro-batches are counted, as nobody said which is the last
         self._by_tokens = self._knows_tokens = False
+        self._begun = self._is_scaled = self._ends_step = False  # of the backward pass under way
         self.zero_grad()
         self.state = EngineState(self)
         for unit in self.storage.trainable:  # all views of it are made
@@ -166,14 +172,28 @@ class Engine:
         self._token_unit = scalar(0.0, torch.float32)  # a power of two near the tokens of a micro-batch; 0: not known
 
     def _attach(self, model: nn.Module) -> None:
-        by_module: dict[nn.Module, list] = {}
+        by_module: dict[nn.Module, list] = {model: []}
         for unit in self.units:
             by_module.setdefault(unit.module, []).append(unit)
+            unit.model_views.read = self.gatherer.reader_of(unit)
+            manage(unit.parameters, weakly(self._has_taken_gradients, default=False))
+        self._put_parameters(model)
         for unit in (unit for unit in self.units if unit.in_place or unit.rows is not None):
             unit.module.forward = Lookup(unit, self.storage.peers, self.comm)
         for module, units in by_module.items():
-            self.hooks.attach(module, units, regather=not isinstance(module, nn.Embedding))
-        model.register_state_dict_pre_hook(self._before_state_dict)
+            self.hooks.attach(module, units, root=module is model)
+        model.register_state_dict_pre_hook(weakly(self._before_state_dict, GONE))
+
+    def _has_taken_gradients(self) -> bool:
+        return self._micro > 0
+
+    def _put_parameters(self, model: nn.Module) -> None:
+        """Who reads a parameter from its module has its unit gathered first."""
+        views = {p: unit.model_views for unit in self.units for p in unit.parameters}
+        for module in model.modules():
+            of = {name: views[p] for name, p in module._parameters.items() if p in views}
+            if of:
+                module.__dict__["_parameters"] = Parameters(module._parameters, of)
 
     def _before_state_dict(self, *_: Any) -> None:
         if self.storage.weight_slots and not self.reader.open:
@@ -215,13 +235,7 @@ class Engine:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Floating-point tensors among the arguments are cast to the compute format."""
-        compute = self.numerics.compute
-
-        def cast(tensor: Tensor) -> Tensor:
-            return tensor.to(compute) if tensor.is_floating_point() else tensor
-
-        args, kwargs = tree_map_only(Tensor, cast, (args, kwargs))
-        self.gatherer.begin()
+        passes.clear()
         try:
             return self.module(*args, **kwargs)
         except BaseException:
@@ -231,6 +245,8 @@ class Engine:
     def backward(self, loss: Tensor, *, last: bool | None = None, share: float | None = None,
                  tokens: int | Tensor | None = None, retain_graph: bool = False) -> None:  # fmt: skip
         """Add the gradients of one micro-batch's mean `loss` (0-dim) to those of the step.
+
+        Gradients that the loss has in other engines' models are dropped; `loss.backward()` trains all of them.
 
         last: whether it ends the step; None counts to `accumulation`. A step may also end with none that was the last:
         then its sums over the ranks are made in `step`, where no backward pass hides them.
@@ -249,35 +265,92 @@ class Engine:
             raise ValueError(
                 f"engine.backward expects a scalar loss, got shape {tuple(loss.shape)}; reduce it with .mean()."
             )
+        factor = self._factor(share, tokens)
+        passes.clear()
+        now = passes.begin(self)
+        handle = loss.register_hook(now.note_task) if loss.requires_grad else None
+        try:
+            self.begin_micro_batch(last)
+            loss.backward(factor.to(loss.dtype).view(loss.shape), retain_graph=retain_graph)
+            now.end()
+        except BaseException as error:
+            now.fail()
+            explain(error)
+            raise
+        finally:
+            if handle is not None:
+                handle.remove()
+
+    def scale(self, loss: Tensor, *, share: float | None = None, tokens: int | Tensor | None = None) -> Tensor:
+        """What `loss.backward()` may be called of in place of `engine.backward(loss)`: needed with a loss scale (fp16),
+        and where `share` or `tokens` are given, which mean what they mean there."""
+        factor = self._factor(share, tokens)
+        self._is_scaled = True
+        return loss * factor.to(loss.dtype)
+
+    def _factor(self, share: float | None, tokens: int | Tensor | None) -> Tensor:
+        """What the gradient of a micro-batch's loss is multiplied with in backward."""
         if self._reduced:
             counted = f"{self._micro + 1} times for accumulation={self.accumulation}"
             raise RuntimeError(
                 f"engine.backward was called {counted if self._counts else 'after the last micro-batch of the step'}: "
                 "call engine.step() after every step's micro-batches."
             )
-        weight = self._weigh(share, tokens)
+        factor = self._before * self._weigh(share, tokens)
+        return factor if self.numerics.scaler is None else factor * self.numerics.scaler.scale
+
+    # -- backward passes, as `zerokit.zero.passes` sees an engine ------------------------------------------------------
+
+    def begin_micro_batch(self, last: bool | None = None) -> None:
+        """The pass under way has gradients for this engine, which are those of a micro-batch."""
+        if self._begun:
+            return
+        if passes.is_plain() and not self._is_scaled:
+            self._factor(None, None)
+            if self.numerics.scaler is not None:
+                raise RuntimeError(
+                    "loss.backward() leaves out the loss scale that precision=fp16 needs: call engine.backward(loss), "
+                    "or engine.scale(loss).backward()."
+                )
         if self._micro == 0:
             self.reducer.aim(self.stage.optimizer if self._exact else Placement.PARTIAL)
         self._counts = last is None
-        last = self._micro == self.accumulation - 1 if last is None else last
-        factor = self._before * weight
-        if self.numerics.scaler is not None:
-            factor = factor * self.numerics.scaler.scale
-        self.reducer.begin(first=self._micro == 0, last=last)
-        self.hooks.in_backward = True
-        try:
-            loss.backward(factor.to(loss.dtype).view(loss.shape), retain_graph=retain_graph)
-        except BaseException:
+        self._ends_step = self._micro == self.accumulation - 1 if last is None else last
+        self.reducer.begin(first=self._micro == 0, last=self._ends_step)
+        self._begun = True
+
+    def end_pass(self, trained: bool) -> None:
+        """A backward pass that met this engine is over. trained: its gradients are this engine's."""
+        if not trained:
             self.reducer.abandon()
-            self.gatherer.release_all()
-            self.zero_grad()  # what was reduced before is incomplete: the step starts again
-            raise
-        finally:
-            self.hooks.in_backward = False
-        self.reducer.flush()
+        elif self._begun or self.reducer.has_gradients:
+            self.begin_micro_batch()
+            self.reducer.flush()
+            self._micro += 1
+            self._reduced = self._ends_step
+            self._check_taken()
+        self._begun = self._is_scaled = False
         self.gatherer.release_all()
-        self._micro += 1
-        self._reduced = last
+        self.hooks.end_pass()
+
+    def fail_pass(self, trained: bool) -> None:
+        """A backward pass that met this engine has failed: what was reduced before is incomplete."""
+        self.reducer.abandon()
+        self.gatherer.release_all()
+        self._begun = self._is_scaled = False
+        if trained:
+            self.zero_grad()
+
+    def _check_taken(self) -> None:
+        if self.reducer.has_gradients:
+            names = [name for unit in self.storage.trainable for name in unit.names_with_gradients]
+            self.reducer.abandon()
+            self.zero_grad()
+            raise RuntimeError(
+                f"'{names[0]}' got a gradient after those of its unit had been summed over the ranks, so the step "
+                "starts again from its first micro-batch. It is used inside a reentrant checkpoint and outside of it: "
+                "checkpoint with use_reentrant=False."
+            )
 
     def _weigh(self, share: float | None, tokens: int | Tensor | None) -> float | Tensor:
         """What a micro-batch counts in the step, 1 unless said otherwise; notes its tokens."""
@@ -329,6 +402,7 @@ class Engine:
                 f"engine.step was called after {self._micro} of {self.accumulation} micro-batches: call "
                 f"engine.backward {self.accumulation} times first."
             )
+        self._check_untouched()
         if not self._reduced:
             self.reducer.complete()
         self.zero_grad()
@@ -349,6 +423,14 @@ class Engine:
                 scaler.update(ok)
         self._steps_done += 1
         self.gatherer.weights_changed()
+
+    def _check_untouched(self) -> None:
+        names = [name for unit in self.storage.trainable for name in unit.names_with_gradients]
+        if names:
+            raise RuntimeError(
+                f"'{names[0]}' has a gradient that belongs to no micro-batch of this step: it was computed after the "
+                "last one, or from the parameter itself. Add it to the loss of a micro-batch, or set it to None."
+            )
 
     @property
     def changes(self) -> bool:

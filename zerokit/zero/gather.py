@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
+from collections.abc import Callable
 
 from zerokit.comm import Communicator
+from zerokit.zero.passes import in_backward
 from zerokit.zero.placement import Collective, Placement, Stage, transition
 from zerokit.zero.unit import Slot, Unit
 
@@ -22,6 +25,10 @@ class Gatherer:
     stream and of the unit's update, and the compute stream waits for the gather's event; the host waits for nothing.
     Updates run on a stream of their own, unit by unit in the order of use: the first gathers and the forward pass
     start while later units are still being updated.
+
+    [Note: reads from outside] Whoever reads a parameter that is not shown (`zerokit.zero.views`) uses its unit until
+    the forward pass under way is over, or the next one begins. In a forward pass two units that share a slot cannot be
+    used at once: that is an error on every rank, as all read the same.
     """
 
     def __init__(self, units: list[Unit], stage: Stage, comm: Communicator, prefetch: int = 1):
@@ -34,14 +41,47 @@ class Gatherer:
         self._cursor = 0
         self._persistent = stage.parameter is Placement.REPLICATE
         self._holders = Counter(id(unit.slot) for unit in units)
+        self._read: list[Unit] = []  # from outside their modules
         for unit in units if self._persistent else ():  # materialising the model has written their whole weights
             unit.slot.owner, unit.slot.version = unit, self.version
+
+    def shares(self, unit: Unit) -> bool:
+        """Whether other units take turns with this one in its memory."""
+        return not self._persistent and self._holders[id(unit.slot)] > 1
 
     # -- use ---------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """A forward pass starts: follow the recorded order from its beginning."""
+        self.end()
         self._cursor = 0
+
+    def end(self) -> None:
+        """A forward pass is over: nobody uses what was read from outside."""
+        while self._read:
+            self.release(self._read.pop())
+
+    def reader_of(self, unit: Unit) -> Callable[[], None]:
+        """Gathers the unit for whoever reads its parameters; keeps nothing alive."""
+        gatherer, weak_unit = weakref.ref(self), weakref.ref(unit)
+
+        def read() -> None:
+            here = gatherer()
+            if here is None:
+                raise RuntimeError("The engine of this model is gone, and with it the weights: keep the engine.")
+            here.read(weak_unit())
+
+        return read
+
+    def read(self, unit: Unit) -> None:
+        """Somebody reads the unit's parameters, perhaps not in the forward of its module."""
+        if unit.in_place:
+            raise RuntimeError(
+                f"The rows of '{unit.name}' are read where they lie, so it has no whole weight to read. Call the "
+                "module, read it inside `with engine.gathered():`, or set zero.transport=collective."
+            )
+        self._read.append(unit)
+        self.activate(unit, backward=in_backward())
 
     def activate(self, unit: Unit, backward: bool = False) -> None:
         """Make later work on the compute stream see the unit's whole weights.
@@ -49,21 +89,27 @@ class Gatherer:
         backward: autograd enters units in the opposite order of the forward pass, so whoever held the slot is done.
         """
         slot = unit.slot
-        unit.used = True
         if slot.active and self._is_fresh(unit, slot):
+            self._show(unit)
             return
         if slot.active and backward:
             self._let_go(slot)
         if slot.active and slot.owner is not unit:
             raise RuntimeError(
                 f"'{unit.name}' and '{slot.owner.name}' need whole weights at the same time, but share memory for "
-                "them. Name modules in zero.units that do not run inside one another."
+                "them. Name modules in zero.units that do not run inside one another, nor use each other's parameters; "
+                "outside of a forward pass read parameters inside `with engine.gathered():`."
             )
         self._follow(unit)
         self._gather(unit)
         self._settle(unit)
         slot.active = True
+        self._show(unit)
         self.prefetch()
+
+    def _show(self, unit: Unit) -> None:
+        if not unit.model_views.readable and not unit.in_place:
+            unit.model_views.show(self.version if unit.trainable else 0)
 
     def _settle(self, unit: Unit) -> None:
         """Make later work on the compute stream see the weights in the unit's slot."""
@@ -85,6 +131,7 @@ class Gatherer:
     def _let_go(self, slot: Slot) -> None:
         slot.active = False
         slot.free = self.comm.compute.record()
+        slot.owner.model_views.rest()
 
     def release_all(self) -> None:
         """No unit's weights are needed for now (the end of a backward pass)."""
@@ -133,16 +180,26 @@ class Gatherer:
                 if not unit.in_place:
                     self.comm.all_gather(slot.buffer[: unit.layout.total], unit.shard)
                 slot.ready = stream.record()
+        if slot.owner is not None and slot.owner is not unit:
+            slot.owner.model_views.hide()
         slot.owner, slot.version, slot.free = unit, self.version, None
 
     def weights_changed(self) -> None:
         """The update of every unit has been issued: persistent weights are gathered now, others when needed."""
-        self.version += 1
+        self._change()
         for unit in self.units if self._persistent else ():
             unit.slot.free = None  # updates come after every use
             self._gather(unit)
         self.begin()
         self.prefetch()
+
+    def _change(self) -> None:
+        """The weights are others from here on: a graph that was made with those before is of no use."""
+        self.version += 1
+        self.end()
+        for unit in self.units:
+            if unit.trainable:
+                unit.model_views.hide()
 
     def settle(self) -> None:
         """Make later work on the compute stream see every persistent weight and every shard."""
@@ -165,11 +222,12 @@ class Gatherer:
 
     def invalidate(self) -> None:
         """Take no sharded weights for gathered: what slots hold is not known (around a recorded step)."""
-        self.version += 1
+        self._change()
         for unit in self.units:
             if self._persistent:
                 unit.slot.version = self.version
             elif not unit.slot.active:
+                unit.model_views.hide()
                 unit.slot.owner = None
 
     def forget_events(self) -> None:

@@ -1,104 +1,330 @@
 """Where a model's forward and backward passes meet the gathers and reductions. The only file that knows autograd.
 
-[Note: hooks] Four events per unit. Forward enters and leaves the module: module hooks. Backward enters it with the
-node that made one of its outputs, and has left it when the gradient of one of its inputs is known. Autograd runs nodes
-in descending order of creation, so when the node that made an input runs, all nodes of the module have run. Where one
-unit's output is the next one's input, both events meet at one node: the tensor hook (leaving) runs before the node's
-prehook (entering), so two neighbours may share memory. Units whose inputs require no gradient are left when another
-unit needs their memory, or at the end by `Engine.backward`.
+[Note: hooks] Forward enters and leaves a unit's module: module hooks, around all that the model brings along. Backward
+enters it with the first node that needs its weights, and has left it when the gradient of one of its inputs is known.
+Autograd runs nodes in descending order of creation, so when the node that made an input runs, all nodes of the module
+have run. Where one unit's output is the next one's input, both events meet at one node: the tensor hook (leaving) runs
+before the node's prehook (entering), so two neighbours may share memory. Units whose inputs require no gradient are
+left when another unit needs their memory, or at the end of the pass.
+
+[Note: entering backward] Two hooks see which node comes first. The nodes that made a module's outputs (and the bases of
+outputs that are views) have prehooks: these cost nothing per tensor, and miss what leaves a module in other ways. And
+while a module of a unit that shares its memory runs, what autograd saves is wrapped: whoever unpacks weights gathers
+them (`Unpacking`). On a GPU, where the host's time counts, this ends once two passes have not needed it; from then on a
+node that would read weights which are not there raises (`zerokit.zero.views`, [Note: valid views]).
+
 The hooks wrap `module.forward` from outside, so neither `torch.compile` of a block nor its activation checkpointing
-meets them. A model's own checkpoint around several units does: its recomputation gathers them again, and registers
-nothing.
+meets them. A model's own checkpoint around several units does: its recomputation gathers them again; one inside a unit
+does by reading its parameters.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.autograd.graph import Node, saved_tensors_hooks
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from zerokit.zero import passes
 from zerokit.zero.gather import Gatherer
+from zerokit.zero.passes import in_backward
 from zerokit.zero.reduce import Reducer
-from zerokit.zero.unit import Unit
+from zerokit.zero.unit import Slot, Unit
+from zerokit.zero.views import weakly
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+GONE = "The engine of this model is gone: keep the engine as long as its model is used, or call engine.detach() first."
+QUIET = 2
+"""Passes in which nothing was unpacked before its unit was entered, after which a GPU's units are not watched."""
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
-def _tensors(*values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from _tensors(*(getattr(value, field.name) for field in dataclasses.fields(value)))
-        elif value is not None and not isinstance(value, bool | int | float | str):
-            leaves = tree_leaves(value)
-            if leaves != [value]:
-                yield from _tensors(*leaves)
+def tensors_in(value: Any, found: list[Tensor]) -> bool:
+    """Append the tensors in nested containers and dataclasses; whether that is all there can be."""
+    if isinstance(value, Tensor):
+        found.append(value)
+        return True
+    if isinstance(value, PLAIN):
+        return True
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all([tensors_in(getattr(value, field.name), found) for field in dataclasses.fields(value)])
+    leaves = tree_leaves(value)
+    if len(leaves) == 1 and leaves[0] is value:
+        return False
+    return all([tensors_in(leaf, found) for leaf in leaves])
+
+
+def nodes_of(tensors: Sequence[Tensor]) -> list[Node]:
+    """The nodes that made tensors, and the bases of those that are views."""
+    nodes = []
+    for tensor in tensors:
+        if tensor.grad_fn is not None:
+            nodes.append(tensor.grad_fn)
+            base = tensor._base
+            if base is not None and base.grad_fn is not None:
+                nodes.append(base.grad_fn)
+    return nodes
+
+
+@dataclasses.dataclass(slots=True)
+class _Saved:
+    """A tensor that autograd saved, which nobody may have written to since."""
+
+    tensor: Tensor
+    version: int
+
+    def unpack(self) -> Tensor:
+        if self.tensor._version != self.version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: a "
+                f"{self.tensor.dtype} tensor of shape {tuple(self.tensor.shape)} is at version {self.tensor._version}; "
+                f"expected version {self.version} instead."
+            )
+        return self.tensor
+
+
+@dataclasses.dataclass(slots=True)
+class _SavedWeight:
+    """A view of a unit's weights that autograd saved; `version`: of which step."""
+
+    tensor: Tensor
+    module: ModuleHooks
+    unit: Unit
+    version: int
+
+    def unpack(self) -> Tensor:
+        self.module.unpacked(self.unit, self.version)
+        # A graph of this pass (create_graph=True) will save it again: other units take the memory before it is used.
+        return self.tensor.detach().clone() if torch.is_grad_enabled() else self.tensor
+
+
+@dataclasses.dataclass(slots=True)
+class _SavedBelow:
+    """What the hooks that were there before made of a tensor."""
+
+    packed: Any
+    unpack_below: Callable[[Any], Tensor]
+
+    def unpack(self) -> Tensor:
+        return self.unpack_below(self.packed)
+
+
+def _unpack(saved: _Saved | _SavedWeight | _SavedBelow) -> Tensor:
+    return saved.unpack()
 
 
 class Hooks:
-    """Connects modules with the gathers and reductions of their units."""
+    """Connects modules with the gathers and reductions of their units.
 
-    def __init__(self, gatherer: Gatherer, reducer: Reducer):
-        self.gatherer, self.reducer = gatherer, reducer
-        self.in_backward = False
+    member: the engine, as backward passes know it. compute: the format of activations; inputs are cast to it.
+    """
 
-    def attach(self, module: nn.Module, units: Sequence[Unit], regather: bool = True) -> None:
-        """Gather `units` around the passes through `module`. regather: backward needs them (but not an embedding)."""
-        trainable = [unit for unit in units if unit.trainable]
-        passed: set[int] = set()  # inputs of the pass under way: a module may return one as it is
+    def __init__(self, gatherer: Gatherer, reducer: Reducer, member: passes.Member, compute: torch.dtype, watch: bool):
+        self.gatherer, self.reducer, self.compute, self.watch = gatherer, reducer, compute, watch
+        self._member = weakref.ref(member)
+        self.slots: dict[int, Slot] = {}
+        self._modules: list[ModuleHooks] = []
+        self._handles: list[Any] = []
 
-        def before_forward(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def attach(self, module: nn.Module, units: Sequence[Unit], root: bool = False) -> None:
+        """Gather `units` around the passes through `module`. root: it is the model."""
+        hooks = ModuleHooks(self, module, units, root)
+        self._modules.append(hooks)
+        self._handles += hooks.register(module)
+        for unit in units:
+            self.slots[unit.slot.buffer.untyped_storage()._cdata] = unit.slot
+
+    def cast_inputs(self, module: nn.Module) -> None:
+        """Bring the inputs of a module that has parameters of its own to the compute format."""
+        self._handles.append(module.register_forward_pre_hook(weakly(self._cast, GONE), prepend=True, with_kwargs=True))
+
+    def _cast(self, _module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return cast((args, kwargs), self.compute)
+
+    def detach(self) -> None:
+        """Remove all hooks from the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def end_pass(self) -> None:
+        """A backward pass that met this engine is over."""
+        for module in self._modules:
+            module.end_pass()
+
+    def meet(self) -> passes.Pass:
+        """The backward pass under way has come to this engine."""
+        return passes.meet(self._alive())
+
+    def _alive(self) -> passes.Member:
+        member = self._member()
+        if member is None:
+            raise RuntimeError(GONE)
+        return member
+
+    def reduce(self, units: Sequence[Unit]) -> None:
+        """Hand over the units' gradients as far as they are complete and the pass trains this engine."""
+        now, member = self.meet(), self._alive()
+        if now.trains(member) and not now.inner:
             for unit in units:
-                self.gatherer.activate(unit, backward=self.in_backward)
-            passed.clear()
-            if torch.is_grad_enabled() and not self.in_backward:
-                for tensor in _tensors(*args, *kwargs.values()):
-                    passed.add(id(tensor))
-                    if tensor.requires_grad and not tensor.is_leaf:
-                        tensor.register_hook(after_backward)
+                if not unit.reduced and unit.complete:
+                    member.begin_micro_batch()
+                    self.reducer.try_reduce(unit)
 
-        def after_forward(_module: nn.Module, _args: tuple, output: Any) -> None:
-            if self.in_backward:  # a recomputation: backward still needs the weights
-                return
-            if torch.is_grad_enabled():
-                self._watch(module, output, before_backward, passed)
-            for unit in units:
-                self.gatherer.release(unit)
 
-        def before_backward(_gradients: tuple) -> None:
-            if not self.in_backward:
-                raise RuntimeError(
-                    "Call engine.backward(loss) instead of loss.backward(): it scales and reduces gradients."
-                )
-            for unit in units:
-                if regather:
-                    self.gatherer.activate(unit, backward=True)
-                unit.used = True
+def explain(error: BaseException) -> None:
+    """Say what autograd's complaint about a hidden weight means."""
+    if isinstance(error, RuntimeError) and "modified by an inplace operation" in str(error):
+        error.add_note(
+            "If the tensor is a weight: backward came to it in a way that could not be followed, and another unit's "
+            "weights lay in its place; or the weights were updated since the forward pass. Set zero.guard=always, or "
+            "name in zero.units a module that contains all that uses it."
+        )
 
-        def after_backward(_gradient: Tensor) -> None:
-            for unit in trainable:
-                self.reducer.try_reduce(unit)
-            for unit in units:
-                self.gatherer.release(unit)
 
-        module.register_forward_pre_hook(before_forward, with_kwargs=True)
-        module.register_forward_hook(after_forward)
+def cast(values: Any, dtype: torch.dtype) -> Any:
+    """Nested values, whose floating-point tensors get a format."""
+    return tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, values)
 
-    @staticmethod
-    def _watch(module: nn.Module, output: Any, hook: Any, passed: set[int]) -> None:
-        found = False
-        for tensor in _tensors(output):
-            found = True
-            if tensor.grad_fn is not None and id(tensor) not in passed:
-                tensor.grad_fn.register_prehook(hook)
-        if not found:
-            raise TypeError(
-                f"{type(module).__name__}.forward returned a {type(output).__name__} in which no tensor was found; "
-                "return tensors, or tuples, lists, dicts or dataclasses of tensors, so that backward can be followed."
+
+class ModuleHooks:
+    """The hooks of one module and its units.
+
+    watched: what autograd saves while the module runs is wrapped.
+    """
+
+    def __init__(self, hooks: Hooks, module: nn.Module, units: Sequence[Unit], root: bool):
+        self.hooks, self.units, self.root = hooks, units, root
+        self.trainable = [unit for unit in units if unit.trainable]
+        self.needed_in_backward = [unit for unit in units if not unit.in_place and not isinstance(module, nn.Embedding)]
+        self.casts = root or (hooks.compute != torch.float32 and getattr(module, "casts_inputs", True))
+        self.may_share = any(hooks.gatherer.shares(unit) for unit in units)
+        self.watched, self.opaque, self._quiet = self.may_share, False, 0
+        self._runs: list[_Run] = []
+
+    def register(self, module: nn.Module) -> list[Any]:
+        """Put the hooks around all that the module has; their handles."""
+        enter, leave = weakly(self.before_forward, GONE), weakly(self.after_forward, GONE)
+        return [
+            module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True),
+            module.register_forward_hook(leave, always_call=True),
+        ]
+
+    # -- forward -----------------------------------------------------------------------------------------------------
+
+    def before_forward(self, _module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Gather the units; from here on what autograd saves is theirs."""
+        run, gatherer, backward = _Run(), self.hooks.gatherer, in_backward()
+        self._runs.append(run)
+        if self.root and not backward:
+            gatherer.begin()
+        if self.casts:
+            args, kwargs = cast((args, kwargs), self.hooks.compute)
+        for unit in self.units:
+            gatherer.activate(unit, backward=backward)
+        if torch.is_grad_enabled():
+            self._begin(run, args, kwargs)
+        return (args, kwargs) if self.casts else None
+
+    def _begin(self, run: _Run, args: tuple, kwargs: dict) -> None:
+        given: list[Tensor] = []
+        tensors_in((args, kwargs), given)
+        for tensor in given if self.units else ():
+            if tensor.requires_grad and not tensor.is_leaf:
+                tensor.register_hook(self.after_backward)
+        run.inputs, run.watch = nodes_of(given), self._watch()
+
+    def _watch(self) -> saved_tensors_hooks | None:
+        below = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        # A checkpoint below counts what is saved, in the forward pass and again: neither may change.
+        if not (self.watched or (self.may_share and below is not None)):
+            return None
+        watch = saved_tensors_hooks(self._pack_over(below), _unpack)
+        watch.__enter__()
+        return watch
+
+    def _pack_over(self, below: tuple[Callable, Callable] | None) -> Callable[[Tensor], Any]:
+        slots, gatherer = self.hooks.slots, self.hooks.gatherer
+
+        def pack(tensor: Tensor) -> _Saved | _SavedWeight | _SavedBelow:
+            slot = slots.get(tensor.untyped_storage()._cdata)
+            if slot is not None and slot.owner is not None:
+                return _SavedWeight(tensor if tensor.is_leaf else tensor.detach(), self, slot.owner, gatherer.version)
+            if below is not None:
+                return _SavedBelow(below[0](tensor), below[1])
+            # Detached: the node that saves it may have made it.
+            return _Saved(tensor if tensor.is_leaf else tensor.detach(), tensor._version)
+
+        return pack
+
+    def after_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
+        """Let go of the units, also after an error."""
+        run = self._runs.pop()
+        if run.watch is not None:
+            run.watch.__exit__()
+        gatherer = self.hooks.gatherer
+        if torch.is_grad_enabled():
+            self._follow(output, run.inputs)
+        if in_backward():  # a recomputation: backward still needs the weights
+            return
+        for unit in self.units:
+            gatherer.release(unit)
+        if self.root:
+            gatherer.end()
+
+    def _follow(self, output: Any, inputs: Sequence[Node]) -> None:
+        made: list[Tensor] = []
+        if not tensors_in(output, made) and self.may_share:
+            self.opaque = self.watched = True
+        for node in dict.fromkeys(nodes_of(made)):
+            if not any(node is given for given in inputs):
+                node.register_prehook(self.before_backward)
+
+    # -- backward ----------------------------------------------------------------------------------------------------
+
+    def before_backward(self, _gradients: tuple) -> None:
+        """A node is about to run that made an output."""
+        self.hooks.meet()
+        for unit in self.needed_in_backward:
+            self.hooks.gatherer.activate(unit, backward=True)
+
+    def unpacked(self, unit: Unit, version: int) -> None:
+        """A node is about to run that needs weights as they were in the forward pass.
+
+        Raises:
+            RuntimeError: they have been updated since.
+        """
+        gatherer = self.hooks.gatherer
+        if unit.trainable and version != gatherer.version:
+            raise RuntimeError(
+                f"The weights of '{unit.name}' have been updated since the forward pass whose backward pass needs "
+                "them: call engine.step() after the backward passes of everything that was computed before."
             )
+        if unit.model_views.readable:
+            return
+        self._quiet = -1  # this pass needed it
+        self.hooks.meet()
+        gatherer.activate(unit, backward=True)
+
+    def after_backward(self, _gradient: Tensor) -> None:
+        """The gradient of an input is known."""
+        self.hooks.reduce(self.trainable)
+        for unit in self.units:
+            self.hooks.gatherer.release(unit)
+
+    def end_pass(self) -> None:
+        """A backward pass of the engine is over."""
+        self._quiet += 1
+        if self._quiet >= QUIET and not self.hooks.watch and not self.opaque:
+            self.watched = False
+
+
+@dataclasses.dataclass(slots=True)
+class _Run:
+    """A pass through a module's forward. inputs: the nodes that made its inputs."""
+
+    inputs: Sequence[Node] = ()
+    watch: saved_tensors_hooks | None = None

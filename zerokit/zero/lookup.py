@@ -7,6 +7,7 @@ within a step.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -33,15 +34,23 @@ class Lookup:
     """
 
     def __init__(self, unit: Unit, peers: PeerMemory | None, comm: Communicator):
-        self.unit, self._comm = unit, comm
+        self._unit, self._comm = weakref.ref(unit), comm  # the unit has the module, which has this
         self._shards: list[Tensor] = []
         if unit.in_place:
             first = unit.shard.storage_offset() - peers.local.storage_offset()
             self._shards = [peer[first : first + unit.layout.shard] for peer in peers.peers]
 
+    @property
+    def unit(self) -> Unit:
+        """The table."""
+        unit = self._unit()
+        if unit is None:
+            raise RuntimeError("The engine of this embedding is gone: keep the engine as long as its model is used.")
+        return unit
+
     def __call__(self, tokens: Tensor) -> Tensor:
         """Rows of `tokens`, each in [0, rows of the table)."""
-        return _Rows.apply(self.unit.module.weight, tokens, self)
+        return _Rows.apply(self.unit.parameters[0], tokens, self)
 
     def read(self, weight: Tensor, tokens: Tensor) -> Tensor:
         """Integers (…) → (…, dim) in the format of the weights."""

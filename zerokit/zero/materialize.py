@@ -131,14 +131,14 @@ class Materializer:
         """Parameters become views of their units' slots, through aliases with version counters of their own."""
         replaced: dict[nn.Parameter, nn.Parameter] = {}
         for unit in self.storage.units:
-            for index, view in enumerate(unit.views(unit.slot.buffer)):
+            views = unit.views(unit.slot.buffer)
+            for index, view in enumerate(views):
                 p = unit.parameters[index]
                 p.grad = None
                 if p.is_meta:
                     replaced[p] = nn.Parameter(view.data, requires_grad=p.requires_grad)
                     unit.parameters[index] = replaced[p]
-                else:
-                    p.data = view.data
+            unit.model_views.point(views)
         for module in model.modules():
             for key, p in module._parameters.items():
                 if p in replaced:

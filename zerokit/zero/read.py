@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,18 +84,14 @@ class WeightReader:
         if not self._storage.weight_slots:
             yield
             return
-        buffers = []
-        for unit in self._storage.units:
-            full = torch.empty(unit.layout.total, dtype=unit.shard.dtype, device=unit.shard.device)
-            self._comm.all_gather(full, unit.shard)
-            buffers.append(full)
-            for parameter, view in zip(unit.parameters, unit.views(full), strict=True):
-                parameter.data = view
-        self.open = True
-        try:
-            yield
-        finally:
-            self.open = False
+        with ExitStack() as lent:
             for unit in self._storage.units:
-                for parameter, view in zip(unit.parameters, unit.views(unit.slot.buffer), strict=True):
-                    parameter.data = view.data
+                full = torch.empty(unit.layout.total, dtype=unit.shard.dtype, device=unit.shard.device)
+                self._comm.all_gather(full, unit.shard)
+                lent.enter_context(unit.model_views.lend(range(len(unit.parameters)), unit.views(full)))
+            self.open = True
+            lent.callback(self._close)
+            yield
+
+    def _close(self) -> None:
+        self.open = False

@@ -77,14 +77,10 @@ class Reducer:
         self.comm.compute.wait(self.comm.reductions.record())
         self._wire.finish()
 
-    def _check_used(self, unit: Unit, gradients: list) -> None:
-        gathered = self.storage.weight_slots or self.comm.device.type == "cuda"
-        if gathered and not unit.used and any(g is not None for g in gradients):
-            raise RuntimeError(
-                f"Parameters of '{unit.name}' were used, but the forward of its module was not called, so its weights "
-                "were not gathered. Call the module, or name other modules in zero.units."
-            )
-        unit.used = False
+    @property
+    def has_gradients(self) -> bool:
+        """Whether backward has left gradients that have not been reduced."""
+        return any(unit.has_gradients for unit in self.order)
 
     def forget_events(self) -> None:
         """Drop the events of the wire, which are done."""
@@ -100,7 +96,6 @@ class Reducer:
         self._next += 1
         unit.reduced = True
         gradients = unit.take_gradients()
-        self._check_used(unit, gradients)
         # The update has read the gradient of the step before; what follows it on its stream may wait for a copy.
         self.comm.compute.wait(unit.updated)
         unit.hold_gradient()

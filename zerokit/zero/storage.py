@@ -17,6 +17,7 @@ from zerokit.comm.peer import PeerMemory
 from zerokit.zero.placement import Placement, Stage
 from zerokit.zero.states import States, updated
 from zerokit.zero.unit import Slot, Unit
+from zerokit.zero.views import Views
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Storage:
     shared: makes the arena of weights (elements, dtype → peer memory of zeros, or None where there is none).
     tables: embeddings, which need no slot where ranks read each other's shards.
     transient: whether gradients give their memory back after the update.
+    loud: whether weights that are not there read NaN.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Storage:
         shared: Callable[[int, torch.dtype], PeerMemory | None] | None = None,
         tables: Sequence[Unit] = (),
         transient: bool = False,
+        loud: bool = False,
     ):
         self.units, self.stage, self.dtypes, self.rank, self.device = units, stage, dtypes, rank, device
         self.trainable = [unit for unit in units if unit.trainable]
@@ -114,6 +117,8 @@ class Storage:
             for unit, part in zip(self.trainable, parts, strict=True):
                 unit.extra = part
         self.weight_slots = self._assign_weight_slots(slots)
+        for unit in units:
+            unit.model_views = Views(unit.name, unit.parameters, stage.parameter is not Placement.SHARD, loud)
         self._ways = slots
         self.wires: dict[str, list[Slot]] = {}
 

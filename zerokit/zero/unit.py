@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 
 import torch
@@ -9,24 +10,33 @@ from torch import Tensor, nn
 
 from zerokit.zero.layout import Layout
 from zerokit.zero.placement import Placement
+from zerokit.zero.views import Views, set_grad, take_grad
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """Memory for whole weights, at one address for good. Units that are never needed at once take turns in it.
 
     buffer: (elements,), at least as long as the longest of its units.
-    owner: the unit whose weights it holds or is receiving; `version` says of which step they are.
-    active: the owner is in use, so nobody else may gather into it.
+    version: of which step the owner's weights are. active: the owner is in use, so nobody else may gather into it.
     free, ready: events of the last use and of the last gather (None on the CPU).
     """
 
     buffer: Tensor
-    owner: Unit | None = None
     version: int = -1
     active: bool = False
     free: object = None
     ready: object = None
+    _owner: weakref.ref[Unit] | None = None
+
+    @property
+    def owner(self) -> Unit | None:
+        """The unit whose weights it holds or is receiving. Units have slots: the way back is weak."""
+        return None if self._owner is None else self._owner()
+
+    @owner.setter
+    def owner(self, unit: Unit | None) -> None:
+        self._owner = None if unit is None else weakref.ref(unit)
 
 
 @dataclass(eq=False)
@@ -54,13 +64,13 @@ class Unit:
     kind: str
     shapes: list[torch.Size] = field(default_factory=list)
     slot: Slot | None = None
+    model_views: Views | None = None  # how the model sees its parameters
     weight: Tensor | None = None  # this rank's storage at the stage's parameter placement
     shard: Tensor | None = None  # (layout.shard,) what this rank contributes to a gather; inside `weight`
     gradient: Tensor | None = None  # storage at the stage's gradient placement
     extra: Tensor | None = None  # what completes weights to the master's, at the stage's optimizer placement
     updated: object = None  # event: the shard holds the weights of the last update
     fenced: int = -1  # the version whose shards are known to be written on every rank
-    used: bool = False  # its weights have been asked for since the last backward
     reduced: bool = False  # this micro-batch's gradients have been handed to the reduction
     in_place: bool = False  # its module reads every rank's shard where it lies, so it is never gathered
     rows: list | None = None  # where gradients travel by rows: tokens (n,), gradients (n, dim) of this backward pass
@@ -75,14 +85,24 @@ class Unit:
     def complete(self) -> bool:
         """Whether backward has reached all parameters. Autograd sets `grad` once per pass, when all uses have
         contributed; rows may come until the end."""
-        return self.rows is None and all(p.grad is not None for p in self.parameters)
+        return self.rows is None and all(take_grad(p) is not None for p in self.parameters)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether backward has left gradients that nobody has taken."""
+        return bool(self.rows) or any(take_grad(p) is not None for p in self.parameters)
+
+    @property
+    def names_with_gradients(self) -> list[str]:
+        """Names of the parameters in which backward has left gradients that nobody has taken."""
+        return [n for n, p in zip(self.names, self.parameters, strict=True) if take_grad(p) is not None]
 
     def take_gradients(self) -> list[Tensor | None]:
         """The parameters' gradients of this backward pass, which are theirs no more."""
-        gradients = [p.grad for p in self.parameters]
+        gradients = [take_grad(p) for p in self.parameters]
         for parameter in self.parameters:
-            parameter.grad = None
-        return gradients
+            set_grad(parameter, None)
+        return [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
 
     def set_gradient(self, gradient: Tensor, start: int, transient: bool) -> None:
         """Take zeros that hold the gradient from element `start` of the layout on."""

@@ -7,7 +7,7 @@ with the same arguments. A value is put together from the ranks' parts by adding
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -93,17 +93,18 @@ class ParameterValues:
         places = [self._find(name) for name in dict.fromkeys(names)]
         reader = self._engine.reader
         reader.begin()
-        for parameter, value in zip(_parameters(places), self._compute(places), strict=True):
-            parameter.data = value
+        values = dict(zip(places, self._compute(places), strict=True))
         everything, before = len(places) == len(self._place), reader.open
-        reader.open = before or everything
-        try:
-            yield
-        finally:
-            reader.open = before
-            changed = [parameter.data for parameter in _parameters(places)]
-            for unit, index in places:
-                unit.parameters[index].data = unit.views(unit.slot.buffer)[index].data
+        with ExitStack() as lent:
+            for unit in dict.fromkeys(unit for unit, _ in places):
+                own = {index: value for (of, index), value in values.items() if of is unit}
+                lent.enter_context(unit.model_views.lend(list(own), list(own.values())))
+            reader.open = before or everything
+            try:
+                yield
+            finally:
+                reader.open = before
+                changed = [parameter.data for parameter in _parameters(places)]
         if source is not None:
             self._keep(places, changed, source)
 

@@ -32,12 +32,12 @@ class ManagedParameter(nn.Parameter):
             RuntimeError: the pass is over, so the gradient has gone to the rank that owns it.
         """
         gradient = take_grad(self)
-        is_gone = self.__dict__.get("_gradient_is_gone") if gradient is None else None
-        if is_gone is not None and is_gone():
+        is_gone = self.__dict__.get("_gradient_is_gone")
+        if gradient is None and is_gone is not None and is_gone():
             raise RuntimeError(
-                "The gradients of this step are divided among the ranks, so a parameter has none. To clip them by their "
-                'norm set train.clip_norm (or "train": {"clip_norm": 1.0} of zerokit.initialize); '
-                "engine.grad_norm is their norm after the step; engine.values.gradient(name) reads one."
+                "The gradients of this step are divided among the ranks, so a parameter has none. To clip them by "
+                'their norm set train.clip_norm ("train": {"clip_norm": 1.0} of zerokit.initialize); engine.grad_norm '
+                "is their norm after the step, and engine.values.gradient(name) reads one."
             )
         return gradient
 
@@ -59,14 +59,15 @@ class Views:
     """The parameters of one unit.
 
     read: gathers the unit for somebody outside its module's passes.
-    shown: whether the views hold the unit's weights, for all that is issued on the compute stream from here on.
-    lasting: nobody else takes their memory, so they may be read at any time (but in the update).
+    shown: the unit's weights lie there. readable: and stay there for all that is issued on the compute stream.
+    lasting: nobody gathers into their memory, so they are readable whenever they are shown.
     loud: hidden views read NaN.
     """
 
     def __init__(self, name: str, parameters: list[nn.Parameter], lasting: bool, loud: bool):
         self.name, self.parameters, self.lasting = name, parameters, lasting
-        self.shown, self.lent = True, False
+        self.shown = self.readable = lasting
+        self.lent = False
         self.read: Callable[[], None] = lambda: None
         self._loud = loud and not lasting
         self._views: list[Tensor] = []
@@ -80,17 +81,25 @@ class Views:
             parameter.data = view
         if self._loud and self._views:
             nan = torch.full((1,), torch.nan, dtype=self._views[0].dtype, device=self._views[0].device)
-            self._nothing = [nan.expand(view.numel()).view(view.shape) if view.numel() else view for view in self._views]
+            self._nothing = [nan.expand(view.shape) for view in self._views]
+        if not self.lasting:
+            self.shown = True
+            self.hide()
 
     def show(self, step: int) -> None:
         """The unit's weights of `step` lie here."""
-        self._step = step
-        if not self.lent:
-            self.shown = True
+        self.readable = True
+        if not (self.shown or self.lent):
+            self.shown, self._step = True, step
             self._turn(2 * step, self._views if self._loud else None)
+
+    def rest(self) -> None:
+        """They still do, but others may take the memory."""
+        self.readable = self.lasting or self.lent
 
     def hide(self) -> None:
         """They do not any more."""
+        self.readable = self.lent
         if self.shown and not self.lent:
             self.shown = False
             self._turn(2 * self._step + 1, self._nothing if self._loud else None)
@@ -104,7 +113,7 @@ class Views:
     @contextmanager
     def lend(self, indices: Sequence[int], values: Sequence[Tensor]) -> Iterator[None]:
         """Let some parameters be other tensors, and all be readable, for the time of the block."""
-        before, self.lent, self.shown = self.lent, True, True
+        before, self.lent, self.readable = self.lent, True, True
         held = [self.parameters[index].data for index in indices]
         for index, value in zip(indices, values, strict=True):
             self.parameters[index].data = value
@@ -115,15 +124,8 @@ class Views:
                 self.parameters[index].data = data
             self.lent = before
             if not before:
+                self.shown = True  # so that it is hidden, whatever was lent
                 self.hide()
-
-    def silence(self) -> None:
-        """Hidden views that somebody takes hold of read NaN until they are shown again."""
-        if not self.shown and not self._loud:
-            for parameter in self.parameters:
-                nan = torch.full((), torch.nan, dtype=parameter.dtype, device=parameter.device)
-                parameter.data = nan.expand(parameter.shape)
-            self._silent = True
 
 
 class Parameters(dict):
@@ -136,13 +138,13 @@ class Parameters(dict):
     def __getitem__(self, name: str) -> nn.Parameter | None:
         if not torch.compiler.is_compiling():
             views = self._of.get(name)
-            if views is not None and not views.shown:
+            if views is not None and not views.readable:
                 views.read()
         return dict.__getitem__(self, name)
 
     def __deepcopy__(self, memo: dict) -> dict:
         for views in set(self._of.values()):
-            if not views.shown:
+            if not views.readable:
                 if not views.lasting:
                     raise RuntimeError(
                         f"The weights of '{views.name}' are divided among the ranks: copy the model inside "
@@ -168,7 +170,7 @@ class Parameters(dict):
         if torch.compiler.is_compiling():
             return
         for views in self._of.values():
-            if views.lasting and not views.shown:
+            if views.lasting and not views.readable:
                 views.read()
 
 
@@ -188,18 +190,17 @@ def give_back(parameters: Sequence[nn.Parameter]) -> None:
             parameter.__class__ = nn.Parameter
 
 
-def weakly(method: Callable, gone: str) -> Callable:
-    """A function that calls a bound method without keeping its object alive.
-
-    Raises:
-        RuntimeError: `gone`, if the object is no more.
-    """
+def weakly(method: Callable, gone: str | None = None, default: Any = None) -> Callable:
+    """A function that calls a bound method without keeping its object alive; once it is no more, raises RuntimeError
+    with the message `gone`, or returns `default`."""
     reference = weakref.WeakMethod(method)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         alive = reference()
-        if alive is None:
+        if alive is not None:
+            return alive(*args, **kwargs)
+        if gone is not None:
             raise RuntimeError(gone)
-        return alive(*args, **kwargs)
+        return default
 
     return call
