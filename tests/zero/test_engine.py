@@ -83,13 +83,6 @@ def test_calls_out_of_order_are_explained():
     engine.step()
 
 
-def test_backward_of_the_loss_itself_is_refused():
-    engine = make_engine(Case(), 2)
-    loss = engine(*batches(1, 1)[0][0])
-    with pytest.raises(RuntimeError, match=r"engine.backward\(loss\)"):
-        loss.backward()
-
-
 def test_a_loss_that_is_no_scalar_is_refused():
     engine = Engine(nn.Linear(10, 1), make_optimizer("sgd"))
     with pytest.raises(ValueError, match=r"\(4, 1\).*mean"):

@@ -92,6 +92,12 @@ class Communicator:
         self._peer = self.peer_memory(elements, dtype)
         return self._peer
 
+    def forget_shared(self) -> None:
+        """The memory of weights is not used any more."""
+        if self._peer is not None:
+            self.shared_bytes -= self._peer.nbytes
+            self._peer = None
+
     def peer_memory(self, elements: int, dtype: torch.dtype) -> PeerMemory | None:
         """Memory (elements,) of every rank that all ranks reach; None where the hardware cannot."""
         if self.world == 1 or self.device.type != "cuda":
@@ -137,7 +143,7 @@ class Communicator:
         """Give every rank the values of `source`, in place."""
         if self.world > 1:
             self.count("broadcast", tensor.nbytes)
-            dist.broadcast(tensor, source)
+            dist.broadcast(torch.view_as_real(tensor) if tensor.is_complex() else tensor, source)
 
     def gather_row(self, row: list[float | Tensor]) -> list[list[float]]:
         """Every rank's numbers (of the same count), in the order of the ranks. The host waits for the device."""

@@ -7,6 +7,7 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         stage=cfg.zero.stage,
         comm=comm,
         numerics=numerics(cfg, comm.device),
-        groups=groups or parameter_groups(cfg.optimizer, optimizer, model),
+        groups=groups or partial(parameter_groups, cfg.optimizer, optimizer),
         accumulation=accumulation,
         clip_norm=cfg.train.clip_norm,
         units=cfg.zero.units,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,48 @@ from torch import Tensor, nn
 
 from zerokit.comm import Communicator
 from zerokit.zero import passes
+from zerokit.zero.attach import Attachment, attached_to
 from zerokit.zero.compress import exact_steps
 from zerokit.zero.evaluation import EvaluationWeights
 from zerokit.zero.gather import Gatherer
 from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
-from zerokit.zero.hooks import GONE, Hooks, explain
-from zerokit.zero.lookup import Lookup, is_table
+from zerokit.zero.hooks import Hooks, explain
+from zerokit.zero.lookup import is_table
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
+from zerokit.zero.micro_batches import MicroBatches
 from zerokit.zero.numerics import Numerics, ParameterGroups
-from zerokit.zero.partition import find_blocks, partition, unit_modules
+from zerokit.zero.partition import check_model, find_blocks, partition, unit_modules, unmanaged
 from zerokit.zero.persist import EngineState
-from zerokit.zero.placement import STAGES, Collective, Placement, Stage, transition
+from zerokit.zero.placement import STAGES, Placement, Stage
 from zerokit.zero.read import WeightReader
+from zerokit.zero.rebuild import bring_back, keep, without_values
 from zerokit.zero.reduce import Reducer
-from zerokit.zero.storage import Dtypes, Storage, state_bytes
+from zerokit.zero.storage import Storage, state_bytes
+from zerokit.zero.structure import Structure
+from zerokit.zero.unit import Unit
 from zerokit.zero.update import Rule, Update
 from zerokit.zero.values import ParameterValues
-from zerokit.zero.views import Parameters, manage, weakly
-from zerokit.zero.wire import CollectiveWire, PeerWire
+from zerokit.zero.views import weakly
+from zerokit.zero.wire import make_wire
+
+_BUILT = ("storage", "gatherer", "gradient_norm", "reducer", "micro_batch", "reader", "state", "values", "units",
+          "_hooks", "_attachment", "_update", "_evaluation", "_structure")  # fmt: skip
+"""What an engine makes for the model as it is."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a model is divided; see `Engine`. groups: of parameters, or what makes them for a model."""
+
+    groups: ParameterGroups | Callable[[nn.Module], ParameterGroups]
+    units: Sequence[str]
+    min_unit: int
+    prefetch: int
+    peers: bool
+    guard: bool
+    compile_update: bool
+    transient_gradients: bool
 
 
 class Engine:
@@ -40,11 +63,6 @@ class Engine:
     Losses are means over a micro-batch. The step's gradient is the mean over the global batch: of the micro-batches of
     all ranks, or of their target tokens where `backward` is told how many there are. The model's parameters are views
     of memory that the engine manages: read them through `engine.whole_weights()` or inside `engine.gathered()`.
-
-    [Note: the mean is taken last] Backward adds gradients of sums; the update multiplies them by the reciprocal of what
-    they are divided by, together with clipping, at no cost. So gradients of inputs are those of the loss, and the
-    number of tokens need not be known before the step's end. Only with a loss scale (fp16, whose range is small) is the
-    number of micro-batches and ranks divided out before backward.
     """
 
     def __init__(
@@ -55,7 +73,7 @@ class Engine:
         stage: Stage | int = 2,
         comm: Communicator | None = None,
         numerics: Numerics | None = None,
-        groups: ParameterGroups | None = None,
+        groups: ParameterGroups | Callable[[nn.Module], ParameterGroups] | None = None,
         accumulation: int = 1,
         clip_norm: float | None = None,
         max_skips: int = 20,
@@ -71,9 +89,10 @@ class Engine:
         """Divide the model's state. The keywords mean what the config keys of the same names mean.
 
         comm: the ranks and their device (by default all ranks, on the CPU). groups: which parameters share
-        hyperparameters. seed: of first weights on the meta device; None takes rank 0's. peers: transport by peer memory
-        where possible. guard: weights that are not there read NaN, and what autograd saves is watched for good
-        (by default on a CPU; `zerokit.zero.hooks`, [Note: entering backward]).
+        hyperparameters, or a function of the model that says so. seed: of first weights on the meta device; None takes
+        rank 0's. peers: transport by peer memory where possible.
+        guard: weights that are not there read NaN, and what autograd saves is watched for good (by default on a CPU;
+        `zerokit.zero.hooks`, [Note: entering backward]).
         compile_update: run the optimizer as one compiled kernel; transient_gradients: give the memory of gradients to
         activations from the update to the next backward pass (both by default on a GPU).
 
@@ -87,72 +106,80 @@ class Engine:
         self.stage = self.declared.on(self.comm.world)
         self.module, self.optimizer, self._accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
         self.max_skips = max_skips
-        groups = groups or ParameterGroups()
-        ruled = [group if group.rule else replace(group, rule=optimizer) for group in groups.groups]
+        on_gpu = self.device.type == "cuda"
+        self._plan = _Plan(
+            groups or ParameterGroups(),
+            units,
+            min_unit,
+            prefetch,
+            peers,
+            not on_gpu if guard is None else guard,
+            on_gpu if compile_update is None else compile_update,
+            on_gpu if transient_gradients is None else transient_gradients,
+        )
+        self._seed, self._parked = seed, {}
+        owner = attached_to(model)
+        if owner is not None:
+            owner.leave()
+        self._make_counters()
+        self._build(seed)
+
+    def _build(self, seed: int | None, known: Collection[nn.Parameter] = ()) -> None:
+        """Divide the model as it is now. known: parameters whose values come later."""
+        plan, comm, model = self._plan, self.comm, self.module
+        groups = plan.groups(model) if callable(plan.groups) else plan.groups
+        ruled = [group if group.rule else replace(group, rule=self.optimizer) for group in groups.groups]
         self._exact_steps = exact_steps([group.rule for group in ruled], self.declared)
-        modules = unit_modules(model, units)
-        self.units = partition(model, self.comm.world, modules, groups.of, min_unit)
+        check_model(model)
+        self.kept = dict(unmanaged(model))
+        self.units = partition(model, comm.world, unit_modules(model, plan.units), groups.of, plan.min_unit)
         if not any(unit.trainable for unit in self.units):
             raise ValueError(
                 f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train."
             )
         master = MASTERS[self.numerics.master]
-        guard = self.device.type == "cpu" if guard is None else guard
         self.storage = Storage(
             self.units,
             self.stage,
-            self._dtypes(master.extra),
+            self.numerics.dtypes(master.extra, comm.world, self.accumulation),
             [group.rule for group in ruled],
-            self.comm.rank,
+            comm.rank,
             self.device,
-            prefetch + 1,
-            shared=self.comm.allocate_shared if peers else None,
+            plan.prefetch + 1,
+            shared=comm.allocate_shared if plan.peers else None,
             tables=[unit for unit in self.units if is_table(unit)],
-            transient=self.device.type == "cuda" if transient_gradients is None else transient_gradients,
-            loud=guard,
+            transient=plan.transient_gradients,
+            loud=plan.guard,
         )
-        Materializer(self.storage, master, self.comm).run(model, seed)
-        self.gatherer = Gatherer(self.units, self.stage, self.comm, prefetch)
-        self.gradient_norm = GradientNorm(self.storage, self.comm)
-        self.reducer = Reducer(
-            self.storage, self.comm, self._make_wire(peers, max(2, prefetch + 1)), self.gradient_norm
+        Materializer(self.storage, master, comm).run(model, seed, known)
+        self.gatherer = Gatherer(self.units, self.stage, comm, plan.prefetch)
+        self.gradient_norm = GradientNorm(self.storage, comm)
+        wire = make_wire(self.storage, comm, plan.peers, max(2, plan.prefetch + 1))
+        self.reducer = Reducer(self.storage, comm, wire, self.gradient_norm)
+        aim = weakly(self._gradient_target)
+        self.micro_batch = MicroBatches(self.gatherer, self.reducer, comm, self.numerics, self.accumulation, aim)
+        self._hooks = Hooks(self.gatherer, self.reducer, self.micro_batch, self.numerics.compute, watch=plan.guard)
+        self.micro_batch.on_end = weakly(self._hooks.end_pass)
+        self._attachment = Attachment(
+            model,
+            self.units,
+            self.storage,
+            comm,
+            self.gatherer,
+            self._hooks,
+            self.micro_batch.has_gradients,
+            self._load_some,
+            self.detach,
         )
-        self.hooks = Hooks(self.gatherer, self.reducer, self, self.numerics.compute, watch=guard)
-        self._attach(model)
-        compiled = self.device.type == "cuda" if compile_update is None else compile_update
-        self._update = Update(self.storage, ruled, master, self.comm, compiled)
-        self.reader = WeightReader(self)
+        self._update = Update(self.storage, ruled, master, comm, plan.compile_update)
+        self.reader = WeightReader(self.storage, comm, self.gatherer, master)
         self._evaluation = EvaluationWeights(self)
-        self._make_counters()
-        self._steps_done = 0  # taken or skipped: the host and all ranks know it without asking the device
-        self._counts = True  # micro-batches are counted, as nobody said which is the last
-        self._by_tokens = self._knows_tokens = False
-        self._begun = self._is_scaled = self._ends_step = False  # of the backward pass under way
-        self.zero_grad()
         self.state = EngineState(self)
         for unit in self.storage.trainable:  # all views of it are made
             unit.drop_gradient()
         self.values = ParameterValues(self)
-        self.comm.fork()  # the side streams follow the first weights
-
-    def _dtypes(self, extra: torch.dtype | None) -> Dtypes:
-        n = self.numerics
-        wire = n.reduce if self.comm.world > 1 else n.accumulate
-        stored = n.accumulate if self.accumulation > 1 else wire
-        return Dtypes(weight=n.compute, extra=extra, gradient=stored, wire=wire)
-
-    def _make_wire(self, peers: bool, ways: int) -> CollectiveWire | PeerWire:
-        self.landing_bytes = 0
-        scatters = transition(Placement.PARTIAL, self.stage.gradient) is Collective.REDUCE_SCATTER
-        if peers and scatters:
-            memory = self.comm.peer_memory(
-                PeerWire.elements(self.storage, self.comm.world, ways), self.numerics.compute
-            )
-            if memory is not None:
-                self.landing_bytes = memory.nbytes
-                return PeerWire(self.storage, self.comm, memory, ways)
-        self.storage.allocate_wires()
-        return CollectiveWire(self.storage, self.comm)
+        self._structure = Structure(model)
+        comm.fork()  # the side streams follow the first weights
 
     def _make_counters(self) -> None:
         def scalar(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -164,44 +191,48 @@ class Engine:
         self.steps_skipped = scalar(0.0)
         self._skips_in_a_row = scalar(0.0)
         self.grad_norm = scalar(0.0)
-        # What losses are multiplied with before backward, beside the loss scale.
-        before = 1.0 if self.numerics.scaler is None else 1.0 / (self.accumulation * self.comm.world)
-        self._before = scalar(before, torch.float32)
         self.step_tokens = scalar(0.0)  # of all ranks, in the last step
-        self.tokens_so_far = scalar(0.0)  # of this rank, in the step under way
-        self._token_unit = scalar(0.0, torch.float32)  # a power of two near the tokens of a micro-batch; 0: not known
+        self._steps_done = 0  # taken or skipped: the host and all ranks know it without asking the device
 
-    def _attach(self, model: nn.Module) -> None:
-        by_module: dict[nn.Module, list] = {model: []}
-        for unit in self.units:
-            by_module.setdefault(unit.module, []).append(unit)
-            unit.model_views.read = self.gatherer.reader_of(unit)
-            manage(unit.parameters, weakly(self._has_taken_gradients, default=False))
-        self._put_parameters(model)
-        for unit in (unit for unit in self.units if unit.in_place or unit.rows is not None):
-            unit.module.forward = Lookup(unit, self.storage.peers, self.comm)
-        for module, units in by_module.items():
-            self.hooks.attach(module, units, root=module is model)
-        model.register_state_dict_pre_hook(weakly(self._before_state_dict, GONE))
+    def _load_some(self, weights: Mapping[str, Tensor]) -> None:
+        self.state.load_full(weights, strict=False)
 
-    def _has_taken_gradients(self) -> bool:
-        return self._micro > 0
+    def follow_model(self) -> bool:
+        """Divide the model anew if modules or parameters were replaced, frozen or made trainable since; whether it was.
 
-    def _put_parameters(self, model: nn.Module) -> None:
-        """Who reads a parameter from its module has its unit gathered first."""
-        views = {p: unit.model_views for unit in self.units for p in unit.parameters}
-        for module in model.modules():
-            of = {name: views[p] for name, p in module._parameters.items() if p in views}
-            if of:
-                module.__dict__["_parameters"] = Parameters(module._parameters, of)
+        Between steps only, by all ranks alike. Weights and optimizer states go on (`zerokit.zero.rebuild`).
+        """
+        if not self._structure.has_changed():
+            return False
+        names = {p: name for name, p in self.module.named_parameters()}
+        renamed = {old: names[p] for unit in self.units for old, p in unit.named_parameters() if p in names}
+        known = {p for unit in self.units for p in unit.parameters}
+        self.state.settle()
+        kept = self._parked | keep(self.state, renamed)
+        factors, token_unit = self._update.lr_factors, self.micro_batch.token_unit
+        self._take_off(lambda unit: [without_values(p) for p in unit.parameters])
+        self._build(self._seed, known)
+        used = bring_back(self.state, kept, self.comm)
+        self._parked = {name: parts for name, parts in kept.items() if name not in used}
+        if len(factors) == len(self._update.lr_factors):
+            self._update.lr_factors.copy_(factors)
+        self.micro_batch.token_unit.copy_(token_unit)
+        self.state.written()
+        return True
 
-    def _before_state_dict(self, *_: Any) -> None:
-        if self.storage.weight_slots and not self.reader.open:
-            raise RuntimeError(
-                "state_dict() of a model whose parameters are sharded would read memory that other parameters use. "
-                "Use engine.full_state_dict(), or call it inside `with engine.gathered():`."
-            )
-        self.gatherer.settle()
+    def _take_off(self, values: Callable[[Unit], list[Tensor]]) -> None:
+        """Leave the model, whose parameters get `values`, and free the memory."""
+        self._attachment.detach(values)
+        self.comm.forget_shared()
+        for name in _BUILT:
+            setattr(self, name, None)
+
+    def detach(self) -> nn.Module:
+        """Give the model back with whole weights of its own, in fp32 on every rank; the engine is of no use any more.
+        A collective."""
+        self.reader.begin()
+        self._take_off(lambda unit: [value.clone() for value in unit.views(self.reader.whole_unit(unit))])
+        return self.module
 
     @property
     def accumulation(self) -> int:
@@ -236,6 +267,8 @@ class Engine:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Floating-point tensors among the arguments are cast to the compute format."""
         passes.clear()
+        if self.micro_batch.done == 0 and not passes.in_backward():
+            self.follow_model()
         try:
             return self.module(*args, **kwargs)
         except BaseException:
@@ -265,12 +298,12 @@ class Engine:
             raise ValueError(
                 f"engine.backward expects a scalar loss, got shape {tuple(loss.shape)}; reduce it with .mean()."
             )
-        factor = self._factor(share, tokens)
+        factor = self.micro_batch.factor(share, tokens)
         passes.clear()
-        now = passes.begin(self)
+        now = passes.begin(self.micro_batch)
         handle = loss.register_hook(now.note_task) if loss.requires_grad else None
         try:
-            self.begin_micro_batch(last)
+            self.micro_batch.begin_micro_batch(last)
             loss.backward(factor.to(loss.dtype).view(loss.shape), retain_graph=retain_graph)
             now.end()
         except BaseException as error:
@@ -284,110 +317,13 @@ class Engine:
     def scale(self, loss: Tensor, *, share: float | None = None, tokens: int | Tensor | None = None) -> Tensor:
         """What `loss.backward()` may be called of in place of `engine.backward(loss)`: needed with a loss scale (fp16),
         and where `share` or `tokens` are given, which mean what they mean there."""
-        factor = self._factor(share, tokens)
-        self._is_scaled = True
+        factor = self.micro_batch.factor(share, tokens)
+        self.micro_batch.scaled()
         return loss * factor.to(loss.dtype)
-
-    def _factor(self, share: float | None, tokens: int | Tensor | None) -> Tensor:
-        """What the gradient of a micro-batch's loss is multiplied with in backward."""
-        if self._reduced:
-            counted = f"{self._micro + 1} times for accumulation={self.accumulation}"
-            raise RuntimeError(
-                f"engine.backward was called {counted if self._counts else 'after the last micro-batch of the step'}: "
-                "call engine.step() after every step's micro-batches."
-            )
-        factor = self._before * self._weigh(share, tokens)
-        return factor if self.numerics.scaler is None else factor * self.numerics.scaler.scale
-
-    # -- backward passes, as `zerokit.zero.passes` sees an engine ------------------------------------------------------
-
-    def begin_micro_batch(self, last: bool | None = None) -> None:
-        """The pass under way has gradients for this engine, which are those of a micro-batch."""
-        if self._begun:
-            return
-        if passes.is_plain() and not self._is_scaled:
-            self._factor(None, None)
-            if self.numerics.scaler is not None:
-                raise RuntimeError(
-                    "loss.backward() leaves out the loss scale that precision=fp16 needs: call engine.backward(loss), "
-                    "or engine.scale(loss).backward()."
-                )
-        if self._micro == 0:
-            self.reducer.aim(self.stage.optimizer if self._exact else Placement.PARTIAL)
-        self._counts = last is None
-        self._ends_step = self._micro == self.accumulation - 1 if last is None else last
-        self.reducer.begin(first=self._micro == 0, last=self._ends_step)
-        self._begun = True
-
-    def end_pass(self, trained: bool) -> None:
-        """A backward pass that met this engine is over. trained: its gradients are this engine's."""
-        if not trained:
-            self.reducer.abandon()
-        elif self._begun or self.reducer.has_gradients:
-            self.begin_micro_batch()
-            self.reducer.flush()
-            self._micro += 1
-            self._reduced = self._ends_step
-            self._check_taken()
-        self._begun = self._is_scaled = False
-        self.gatherer.release_all()
-        self.hooks.end_pass()
-
-    def fail_pass(self, trained: bool) -> None:
-        """A backward pass that met this engine has failed: what was reduced before is incomplete."""
-        self.reducer.abandon()
-        self.gatherer.release_all()
-        self._begun = self._is_scaled = False
-        if trained:
-            self.zero_grad()
-
-    def _check_taken(self) -> None:
-        if self.reducer.has_gradients:
-            names = [name for unit in self.storage.trainable for name in unit.names_with_gradients]
-            self.reducer.abandon()
-            self.zero_grad()
-            raise RuntimeError(
-                f"'{names[0]}' got a gradient after those of its unit had been summed over the ranks, so the step "
-                "starts again from its first micro-batch. It is used inside a reentrant checkpoint and outside of it: "
-                "checkpoint with use_reentrant=False."
-            )
-
-    def _weigh(self, share: float | None, tokens: int | Tensor | None) -> float | Tensor:
-        """What a micro-batch counts in the step, 1 unless said otherwise; notes its tokens."""
-        by_tokens = tokens is not None
-        if by_tokens and share is not None:
-            raise ValueError("engine.backward takes `share` or `tokens`, not both: tokens give each loss its share.")
-        if self._micro and by_tokens is not self._by_tokens:
-            raise ValueError("engine.backward got `tokens` for some micro-batches of this step, but not for all.")
-        self._by_tokens = by_tokens
-        if not by_tokens:
-            return 1.0 if share is None else share * self.accumulation
-        if self._micro == 0:
-            self.tokens_so_far.zero_()
-        self.tokens_so_far += tokens
-        if not self._knows_tokens:
-            self._learn_tokens(tokens)
-        return tokens / self._token_unit
-
-    def _learn_tokens(self, tokens: int | Tensor) -> None:
-        """Gradients of sums over tokens have the size of those of means if they are divided by this number. It must be
-        the same on all ranks and in all steps; a power of two changes no bit."""
-        most = torch.as_tensor(tokens, dtype=torch.float32, device=self.device).clone()
-        self.comm.all_reduce(most, kind="tokens", maximum=True)
-        self._token_unit.copy_(torch.exp2(most.clamp(min=1.0).log2().floor()))
-        self._knows_tokens = True
-
-    def mean_factor(self, tokens: Tensor) -> Tensor:
-        """What makes the step's mean of its sum of gradients; `tokens` are those of all ranks (0-dim float64)."""
-        scale = 1.0 if self.numerics.scaler is None else self.numerics.scaler.scale.double()
-        count = self.accumulation * self.comm.world
-        if self._by_tokens:
-            count = torch.where(tokens > 0, tokens / self._token_unit.double(), 1.0)
-        return 1.0 / (self._before.double() * scale * count)
 
     def zero_grad(self) -> None:
         """Forget the micro-batches since the last step."""
-        self._micro, self._reduced = 0, False
+        self.micro_batch.forget()
 
     def step(self) -> None:
         """Update the weights with the accumulated gradients, or skip the step on all ranks if one is not finite.
@@ -397,21 +333,12 @@ class Engine:
         Raises:
             RuntimeError: called before all micro-batches of the step went through `backward`.
         """
-        if self._micro == 0 or (self._counts and not self._reduced):
-            raise RuntimeError(
-                f"engine.step was called after {self._micro} of {self.accumulation} micro-batches: call "
-                f"engine.backward {self.accumulation} times first."
-            )
-        self._check_untouched()
-        if not self._reduced:
-            self.reducer.complete()
-        self.zero_grad()
-        self.reducer.finish()
+        micro_batch, scaler = self.micro_batch, self.numerics.scaler
+        micro_batch.finish()
         self.gatherer.finish()
-        scaler = self.numerics.scaler
         with torch.no_grad():
-            total, tokens = self.gradient_norm(self.tokens_so_far)
-            mean = self.mean_factor(tokens)
+            total, tokens = self.gradient_norm(micro_batch.tokens)
+            mean = micro_batch.mean_factor(tokens)
             norm = total * mean
             ok = torch.isfinite(norm)
             self._count(norm, ok)
@@ -424,13 +351,8 @@ class Engine:
         self._steps_done += 1
         self.gatherer.weights_changed()
 
-    def _check_untouched(self) -> None:
-        names = [name for unit in self.storage.trainable for name in unit.names_with_gradients]
-        if names:
-            raise RuntimeError(
-                f"'{names[0]}' has a gradient that belongs to no micro-batch of this step: it was computed after the "
-                "last one, or from the parameter itself. Add it to the loss of a micro-batch, or set it to None."
-            )
+    def _gradient_target(self) -> Placement:
+        return self.stage.optimizer if self._exact else Placement.PARTIAL
 
     @property
     def changes(self) -> bool:
@@ -445,7 +367,7 @@ class Engine:
     def states_changed(self) -> None:
         """The optimizer's states or the counters were written from outside. Waits for the device where steps differ."""
         self._update.exchange.forget()
-        self._knows_tokens = bool(self._token_unit)
+        self.micro_batch.loaded()
         if self._exact_steps is not None:
             self._steps_done = int(self.steps_taken + self.steps_skipped)
 
@@ -479,17 +401,17 @@ class Engine:
     @property
     def micro_batches(self) -> int:
         """How many of the step under way have been through `backward`."""
-        return self._micro
+        return self.micro_batch.done
 
     @property
     def gradients_reduced(self) -> bool:
         """Whether the step's last micro-batch has been through `backward`: its gradients are the sums of all ranks."""
-        return self._reduced
+        return self.micro_batch.reduced
 
     @property
     def gradient_placement(self) -> Placement:
         """Where the gradients of the step under way lie."""
-        return self.reducer.target if self._reduced else self.stage.gradient
+        return self.reducer.target if self.gradients_reduced else self.stage.gradient
 
     # -- weights and memory ------------------------------------------------------------------------------------------
 
@@ -559,7 +481,7 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes that this rank holds by kind, exact: parameters, gradients, optimizer, buffers."""
         memory = self.storage.memory()
-        return memory | {"buffers": memory["buffers"] + self.landing_bytes + self._update.exchange.nbytes}
+        return memory | {"buffers": memory["buffers"] + self.reducer.landing_bytes + self._update.exchange.nbytes}
 
     def memory_at(self, stage: Stage | int) -> dict[str, int]:
         """Bytes of parameters, gradients and optimizer states that a rank would hold at another stage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ class EvaluationWeights:
     """
 
     def __init__(self, engine: Engine):
-        self._engine = engine
+        self._engine = weakref.proxy(engine)  # which has this
         update = engine._update
         self._parts = [(part, rule.evaluate) for part, rule in update.parts() if rule.evaluate is not None]
         self._open = False

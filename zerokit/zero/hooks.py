@@ -35,7 +35,7 @@ from zerokit.zero.gather import Gatherer
 from zerokit.zero.passes import in_backward
 from zerokit.zero.reduce import Reducer
 from zerokit.zero.unit import Slot, Unit
-from zerokit.zero.views import weakly
+from zerokit.zero.views import Views, weakly
 
 GONE = "The engine of this model is gone: keep the engine as long as its model is used, or call engine.detach() first."
 QUIET = 2
@@ -141,6 +141,16 @@ class Hooks:
     def cast_inputs(self, module: nn.Module) -> None:
         """Bring the inputs of a module that has parameters of its own to the compute format."""
         self._handles.append(module.register_forward_pre_hook(weakly(self._cast, GONE), prepend=True, with_kwargs=True))
+
+    def read_before(self, module: nn.Module, views: Sequence[Views]) -> None:
+        """Gather what a module keeps in places of its own beside its `_parameters`."""
+
+        def read(*_: Any) -> None:
+            for own in views:
+                if not own.readable:
+                    own.read()
+
+        self._handles.append(module.register_forward_pre_hook(read, prepend=True))
 
     def _cast(self, _module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return cast((args, kwargs), self.compute)

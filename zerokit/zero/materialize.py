@@ -9,7 +9,7 @@ of rank 0.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -62,18 +62,18 @@ class Materializer:
                 flat[part.start : part.stop].to(unit.extra.device, torch.float32),
             )
 
-    def run(self, model: nn.Module, seed: int | None) -> None:
+    def run(self, model: nn.Module, seed: int | None, known: Collection[nn.Parameter] = ()) -> None:
         """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.
         A storage on the meta device has no values.
 
-        seed: of modules on `meta`; None if they have their values on rank 0.
+        seed: of modules on `meta`; None if they have their values on rank 0. known: parameters that are left without.
 
         Raises:
             ValueError: a module on `meta` has parameters or buffers but no `reset_parameters`, or rank 0 has no values.
         """
         if seed is None and self.comm.rank == 0 and any(p.is_meta for p in model.parameters()):
             raise ValueError("Rank 0 was to have the model's values, but it is on the meta device there.")
-        written: set[nn.Parameter] = set()
+        written = set(known)
         for name, module in model.named_modules() if self.storage.device.type != "meta" else ():
             own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
             if any(t.is_meta for t in own) and seed is not None:
@@ -116,8 +116,12 @@ class Materializer:
         for p in module._parameters.values():
             if p is not None and p not in written:
                 written.add(p)
-                value = _real(p, self.storage.device, torch.float32)
+                managed = p in self._where
+                value = _real(p, self.storage.device, torch.float32 if managed else p.dtype)
                 self.comm.broadcast(value)
+                if not managed:
+                    p.data = value
+                    continue
                 self.write(p, value)
                 if not p.is_meta:
                     p.data = torch.empty(0, dtype=p.dtype, device=p.device)  # frees the whole weights one by one

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from zerokit.zero.storage import Dtypes
 from zerokit.zero.update import Group
 
 
@@ -37,6 +38,13 @@ class Numerics:
     accumulate: torch.dtype = torch.float32
     reduce: torch.dtype = torch.float32
     scaler: Scaler | None = None
+
+    def dtypes(self, extra: torch.dtype | None, world: int, accumulation: int) -> Dtypes:
+        """Of what is stored; `extra` completes weights to masters. Gradients that are not accumulated stay as they
+        travel."""
+        wire = self.reduce if world > 1 else self.accumulate
+        stored = self.accumulate if accumulation > 1 else wire
+        return Dtypes(weight=self.compute, extra=extra, gradient=stored, wire=wire)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import torch
 from torch import nn
 
 from zerokit.config.errors import ConfigError, suggestion
@@ -48,7 +50,7 @@ def unit_modules(model: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Modu
     Raises ConfigError for a pattern that matches no module.
     """
     if not patterns:
-        return list(model.units()) if hasattr(model, "units") else find_blocks(model)
+        return list(model.units()) if inspect.ismethod(getattr(model, "units", None)) else find_blocks(model)
     chosen: dict[nn.Module, None] = {}
     for pattern in patterns:
         found = [
@@ -66,11 +68,44 @@ def unit_modules(model: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Modu
     return [module for module in model.modules() if module in chosen]
 
 
+FORMATS = (torch.float32, torch.bfloat16, torch.float16)
+"""Of parameters that are divided; frozen ones of other formats stay as they are, whole on every rank."""
+
+
+def unmanaged(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and frozen parameters of formats that are not divided."""
+    return ((name, p) for name, p in model.named_parameters() if p.dtype not in FORMATS)
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what would be trained otherwise than PyTorch does, or not at all.
+
+    Raises:
+        ConfigError: names the parameter or module.
+    """
+    for name, parameter in unmanaged(model):
+        if parameter.requires_grad:
+            format_ = str(parameter.dtype).removeprefix("torch.")
+            help_ = "train a view_as_real() of it" if parameter.is_complex() else "convert the model with .float()"
+            raise ConfigError(
+                f"'{name}' is a {format_} parameter: float32, bfloat16 and float16 ones are trained, with fp32 master "
+                f"weights. Freeze it, or {help_}."
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            if module.max_norm is not None and module.weight.requires_grad:
+                raise ConfigError(
+                    f"'{name}' has max_norm={module.max_norm:g}: its forward pass writes to the weight, on each rank "
+                    "for its own inputs, which master weights and shards would not keep. Scale the output instead."
+                )
+            module.sparse = False  # gradients are summed over the ranks as dense ones
+
+
 def _owners(model: nn.Module) -> dict[nn.Parameter, list[nn.Module]]:
     owners: dict[nn.Parameter, list[nn.Module]] = {}
     for module in model.modules():
         for parameter in module._parameters.values():
-            if parameter is not None:
+            if parameter is not None and parameter.dtype in FORMATS:
                 owners.setdefault(parameter, []).append(module)
     return owners
 
@@ -107,6 +142,8 @@ def partition(
     members: dict[tuple[nn.Module, bool], list[tuple[str, nn.Parameter]]] = {}
     owners = _owners(model)
     for name, parameter in model.named_parameters():
+        if parameter.dtype not in FORMATS:
+            continue
         homes = {home[module] for module in owners[parameter]}
         unit = homes.pop() if len(homes) == 1 else model
         members.setdefault((unit, parameter.requires_grad), []).append((name, parameter))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,10 +47,11 @@ def _stored(unit: Unit, placement: Placement, rank: int) -> Span:
 
 
 class Own:
-    """What one rank has of its own, in tensors made for saving: random generators and persistent buffers."""
+    """What one rank has of its own, in tensors made for saving: random generators, persistent buffers, and `kept`
+    parameters, which are not divided."""
 
-    def __init__(self, model: nn.Module, device: torch.device):
-        self._model, self._device = model, device
+    def __init__(self, model: nn.Module, kept: Mapping[str, nn.Parameter], device: torch.device):
+        self._model, self._kept, self._device = model, kept, device
         self.tensors = {key: value.clone() for key, value in self._now()}
 
     def _now(self) -> Iterator[tuple[str, Tensor]]:
@@ -68,6 +70,7 @@ class Own:
             for key, buffer in module._buffers.items():
                 if buffer is not None and key not in module._non_persistent_buffers_set:
                     yield f"{path}.{key}".lstrip("."), buffer
+        yield from ((name, parameter.detach()) for name, parameter in self._kept.items())
 
     def refresh(self) -> None:
         """Take the values of this moment."""
@@ -107,10 +110,10 @@ class EngineState:
     """Saves and loads the state of an engine."""
 
     def __init__(self, engine: Engine):
-        self._engine, self._comm, self._storage = engine, engine.comm, engine.storage
+        self._engine, self._comm, self._storage = weakref.proxy(engine), engine.comm, engine.storage
         self._master = MASTERS[engine.numerics.master]
         self._exchange: Exchange | None = None
-        self._own = Own(engine.module, engine.device)
+        self._own = Own(engine.module, engine.kept, engine.device)
 
     @property
     def exchange(self) -> Exchange:
@@ -122,10 +125,18 @@ class EngineState:
 
     def pieces(self) -> list[Piece]:
         """This rank's part of what is saved: every element on one rank."""
-        rank, world = self._comm.rank, self._comm.world
-        shared = [piece.share(rank, world) if everywhere else piece for piece, everywhere in self._shared()]
-        own = (whole(f"rank{rank}/{key}", value) for key, value in self._own.tensors.items())
+        shared = self.shares()
+        own = (whole(f"rank{self._comm.rank}/{key}", value) for key, value in self._own.tensors.items())
         return [*shared, *own, *self._partial_states()]
+
+    def shares(self) -> list[Piece]:
+        """This rank's part of the tensors that ranks share: every element on one rank."""
+        rank, world = self._comm.rank, self._comm.world
+        return [piece.share(rank, world) if everywhere else piece for piece, everywhere in self._shared()]
+
+    def held(self) -> list[Piece]:
+        """What this rank holds of the tensors that ranks share."""
+        return [piece for piece, _ in self._shared()]
 
     def _shared(self) -> Iterator[tuple[Piece, bool]]:
         """What this rank holds of the tensors that ranks share, and whether every rank holds the same."""
@@ -182,7 +193,7 @@ class EngineState:
             "engine/steps_skipped": engine.steps_skipped,
             "engine/skips_in_a_row": engine._skips_in_a_row,
             "engine/grad_norm": engine.grad_norm,
-            "engine/token_unit": engine._token_unit,
+            "engine/token_unit": engine.micro_batch.token_unit,
         }
         scaler = engine.numerics.scaler
         return counters | ({} if scaler is None else {f"scaler/{k}": v for k, v in scaler.state().items()})
@@ -199,9 +210,9 @@ class EngineState:
         Raises:
             RuntimeError: between two micro-batches of a step, unless `within_step` says that it may be.
         """
-        if self._engine._micro and not within_step:
+        if self._engine.micro_batches and not within_step:
             raise RuntimeError(
-                f"A state can be saved between steps only; {self._engine._micro} of {self._engine.accumulation} "
+                f"A state can be saved between steps only; {self._engine.micro_batches} of {self._engine.accumulation} "
                 "micro-batches of this one are done. Call engine.step() first."
             )
         self._own.refresh()
@@ -237,7 +248,7 @@ class EngineState:
             wanted = [piece for piece in wanted if piece.name.startswith(WEIGHT)]
             own = [piece for piece in own if "/buffer/" in piece.name]
         self._check(manifest, [*wanted, *own], optional, path)
-        self._begin()
+        self.settle()
         with StateReader(path, manifest) as reader, torch.no_grad():
             for piece in () if weights_only else self._partial_states():
                 piece.views[0].zero_()
@@ -246,7 +257,7 @@ class EngineState:
                 self._engine._update.start_states()
             same_rank = any(piece.name.endswith("rng/torch") for piece in own)
             self._own.apply(generators and same_rank)
-        self._end()
+        self.written()
         return manifest
 
     def _wanted(self, manifest: Manifest, optional: Sequence[str]) -> list[Piece]:
@@ -288,7 +299,7 @@ class EngineState:
             pieces += self._partial_states()
         return [piece for piece in (*pieces, *extra) if piece.name in manifest.tensors]
 
-    def _begin(self) -> None:
+    def settle(self) -> None:
         """Wait until nothing reads or writes the state any more, on any rank."""
         engine = self._engine
         engine.gatherer.settle()
@@ -298,7 +309,7 @@ class EngineState:
         self.exchange.gather(None)
         self._own.refresh()
 
-    def _end(self) -> None:
+    def written(self) -> None:
         """The state has been written by the compute stream: whole weights are gathered from it again."""
         engine = self._engine
         _synchronize(engine.device)
@@ -328,7 +339,7 @@ class EngineState:
             for name, shape in zip(unit.names, unit.shapes, strict=True):
                 if name in weights and weights[name].shape != shape:
                     raise ValueError(f"'{name}': expected the shape {tuple(shape)}, got {tuple(weights[name].shape)}.")
-        self._begin()
+        self.settle()
         writer = Materializer(self._storage, self._master, self._comm)
         with torch.no_grad():
             for unit in engine.units:
@@ -339,7 +350,7 @@ class EngineState:
             for name, buffer in self._own._buffers():
                 if name in weights:
                     buffer.copy_(weights[name])
-        self._end()
+        self.written()
 
 
 def _synchronize(device: torch.device) -> None:

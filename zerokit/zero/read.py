@@ -6,17 +6,16 @@ import ctypes
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zerokit.zero.master import MASTERS
+from zerokit.comm import Communicator
+from zerokit.zero.gather import Gatherer
 from zerokit.zero.placement import Placement
+from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
-
-if TYPE_CHECKING:
-    from zerokit.zero.engine import Engine
 
 
 def _add_bytes(digest: Any, tensor: Tensor) -> None:
@@ -28,10 +27,9 @@ def _add_bytes(digest: Any, tensor: Tensor) -> None:
 class WeightReader:
     """Gathers what an engine's ranks hold."""
 
-    def __init__(self, engine: Engine):
-        self._storage, self._comm, self._gatherer = engine.storage, engine.comm, engine.gatherer
-        self._master = MASTERS[engine.numerics.master]
-        places = [(name, unit, index) for unit in engine.units for index, name in enumerate(unit.names)]
+    def __init__(self, storage: Storage, comm: Communicator, gatherer: Gatherer, master: Any):
+        self._storage, self._comm, self._gatherer, self._master = storage, comm, gatherer, master
+        places = [(name, unit, index) for unit in storage.units for index, name in enumerate(unit.names)]
         self._named = sorted(places, key=lambda place: place[0])
         self.open = False
 

@@ -29,6 +29,11 @@ class Reducer:
         self.target = storage.stage.optimizer
         self._writes_in_place = transition(Placement.PARTIAL, storage.stage.gradient) is Collective.NOTHING
 
+    @property
+    def landing_bytes(self) -> int:
+        """Bytes in which gradients of other ranks land, beside the storage."""
+        return self._wire.landing_bytes
+
     def aim(self, target: Placement) -> None:
         """Where the gradients of the next steps go: the optimizer's placement, or PARTIAL to leave them apart."""
         self.target, self._norm.local = target, target is Placement.PARTIAL
@@ -81,6 +86,10 @@ class Reducer:
     def has_gradients(self) -> bool:
         """Whether backward has left gradients that have not been reduced."""
         return any(unit.has_gradients for unit in self.order)
+
+    def names_with_gradients(self) -> list[str]:
+        """Names of the parameters in which backward has left gradients that have not been reduced."""
+        return [name for unit in self.order for name in unit.names_with_gradients]
 
     def forget_events(self) -> None:
         """Drop the events of the wire, which are done."""

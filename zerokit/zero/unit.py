@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -81,6 +82,10 @@ class Unit:
     def __post_init__(self) -> None:
         self.shapes = [p.shape for p in self.parameters]
 
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters with their names in the model."""
+        return zip(self.names, self.parameters, strict=True)
+
     @property
     def complete(self) -> bool:
         """Whether backward has reached all parameters. Autograd sets `grad` once per pass, when all uses have
@@ -95,7 +100,7 @@ class Unit:
     @property
     def names_with_gradients(self) -> list[str]:
         """Names of the parameters in which backward has left gradients that nobody has taken."""
-        return [n for n, p in zip(self.names, self.parameters, strict=True) if take_grad(p) is not None]
+        return [name for name, p in self.named_parameters() if take_grad(p) is not None]
 
     def take_gradients(self) -> list[Tensor | None]:
         """The parameters' gradients of this backward pass, which are theirs no more."""

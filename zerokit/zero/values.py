@@ -6,6 +6,7 @@ with the same arguments. A value is put together from the ranks' parts by adding
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ class ParameterValues:
     """Reads and writes the parameters of an engine by their names in the model."""
 
     def __init__(self, engine: Engine):
-        self._engine, self._storage, self._comm = engine, engine.storage, engine.comm
+        self._engine, self._storage, self._comm = weakref.proxy(engine), engine.storage, engine.comm
         self._place = {name: (unit, index) for unit in engine.units for index, name in enumerate(unit.names)}
         self._writer = Materializer(engine.storage, MASTERS[engine.numerics.master], engine.comm)
         self._slices: dict[tuple[str, str], StateSlice] | None = None
@@ -178,9 +179,9 @@ class ParameterValues:
 
     def _mean(self) -> Tensor | float:
         """What makes the step's mean of the sums of gradients so far."""
-        tokens = self._engine.tokens_so_far.clone()
+        tokens = self._engine.micro_batch.tokens.clone()
         self._comm.all_reduce(tokens, kind="values")
-        return self._engine.mean_factor(tokens)
+        return self._engine.micro_batch.mean_factor(tokens)
 
     # -- optimizer states --------------------------------------------------------------------------------------------
 

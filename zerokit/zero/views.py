@@ -143,18 +143,21 @@ class Parameters(dict):
         return dict.__getitem__(self, name)
 
     def __deepcopy__(self, memo: dict) -> dict:
-        for views in set(self._of.values()):
-            if not views.readable:
-                if not views.lasting:
-                    raise RuntimeError(
-                        f"The weights of '{views.name}' are divided among the ranks: copy the model inside "
-                        "`with engine.gathered():`."
-                    )
-                views.read()
+        for views in self.hidden():
+            if not views.lasting:
+                raise RuntimeError(
+                    f"The weights of '{views.name}' are divided among the ranks: copy the model inside "
+                    "`with engine.gathered():`."
+                )
+            views.read()
         return {name: deepcopy(parameter, memo) for name, parameter in dict.items(self)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
+
+    def hidden(self) -> list[Views]:
+        """Those of its parameters that cannot be read as they are."""
+        return [views for views in dict.fromkeys(self._of.values()) if not views.readable]
 
     def items(self) -> Any:
         """As of a dict; parameters whose memory is their own are made readable first."""
@@ -169,8 +172,8 @@ class Parameters(dict):
     def _prepare(self) -> None:
         if torch.compiler.is_compiling():
             return
-        for views in self._of.values():
-            if views.lasting and not views.readable:
+        for views in self.hidden():
+            if views.lasting:
                 views.read()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from zerokit.comm import Communicator
 from zerokit.comm.peer import PeerMemory
 from zerokit.zero.lookup import is_table
-from zerokit.zero.placement import Collective
+from zerokit.zero.placement import Collective, Placement, transition
 from zerokit.zero.row_gradient import RowRoute
 from zerokit.zero.storage import Storage, largest_by_ring, ring_of
 from zerokit.zero.unit import Slot, Unit
@@ -29,6 +29,8 @@ Gradients = Sequence[Tensor | None]
 
 class CollectiveWire:
     """Reductions through flat buffers of `storage.wires`, which units take turns in."""
+
+    landing_bytes = 0
 
     def __init__(self, storage: Storage, comm: Communicator):
         self._storage, self._comm = storage, comm
@@ -195,6 +197,16 @@ def _route(unit: Unit) -> type[SliceRoute | RowRoute]:
     return RowRoute if is_table(unit) else SliceRoute
 
 
+def make_wire(storage: Storage, comm: Communicator, peers: bool, slots: int) -> CollectiveWire | PeerWire:
+    """The way of gradients to their shards: by peer memory, if asked and possible. slots: of blocks on their way."""
+    if peers and transition(Placement.PARTIAL, storage.stage.gradient) is Collective.REDUCE_SCATTER:
+        memory = comm.peer_memory(PeerWire.elements(storage, comm.world, slots), storage.dtypes.weight)
+        if memory is not None:
+            return PeerWire(storage, comm, memory, slots)
+    storage.allocate_wires()
+    return CollectiveWire(storage, comm)
+
+
 class PeerWire:
     """Reductions through the peer memory of the GPUs of one host.
 
@@ -205,7 +217,7 @@ class PeerWire:
     """
 
     def __init__(self, storage: Storage, comm: Communicator, memory: PeerMemory, ways: int):
-        self._comm, self._memory = comm, memory
+        self._comm, self._memory, self.landing_bytes = comm, memory, memory.nbytes
         self._rings: dict[str, list[_Landing]] = {}
         start = 0
         for kind, size, count in _landing_sizes(storage, comm.world, ways):

@@ -1,0 +1,74 @@
+"""The engine divides its model anew, where modules or parameters were replaced, frozen or made trainable.
+
+Weights and optimizer states go on: what a rank holds of them waits in the host's memory while the device's is divided
+anew, and is then put together tensor by tensor. What is new starts as rank 0 has it, its optimizer states from the
+beginning. The states of what is frozen are kept for the time when it is trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from zerokit.comm import Communicator
+from zerokit.state.piece import DTYPES, NAMES, Piece
+
+if TYPE_CHECKING:
+    from zerokit.zero.persist import EngineState
+
+
+@dataclass(frozen=True)
+class Part:
+    """Elements from `start` on of a tensor of `size` elements, in the host's memory."""
+
+    size: int
+    start: int
+    values: Tensor
+
+
+Parts = dict[str, list[Part]]
+"""This rank's parts by the names of tensors, as in a saved state; every element is on one rank."""
+
+
+def keep(state: EngineState, names: Mapping[str, str]) -> Parts:
+    """Copy what this rank holds. names: new name of every parameter by its old one; others are left out."""
+    kept: Parts = {}
+    for piece in state.shares():
+        kind, _, parameter = piece.name.partition("/")
+        if parameter in names or (kind.startswith("optimizer.") and not parameter):
+            name = f"{kind}/{names[parameter]}" if parameter else piece.name
+            values = torch.cat([values.cpu() for _, values in piece.chunks()] or [torch.empty(0, dtype=piece.dtype)])
+            size = torch.Size(piece.shape).numel()
+            kept.setdefault(name, []).append(Part(size, piece.start, values.clone()))
+    return kept
+
+
+@torch.no_grad()
+def bring_back(state: EngineState, kept: Parts, comm: Communicator) -> set[str]:
+    """Write what was kept wherever it is wanted now; the names of what was. A collective."""
+    wanted: dict[str, list[Piece]] = {}
+    for piece in state.held():
+        wanted.setdefault(piece.name, []).append(piece)
+    facts = {name: (parts[0].size, NAMES[parts[0].values.dtype]) for name, parts in kept.items()}
+    known, asked = zip(*state.exchange.gather((facts, list(wanted))), strict=True)
+    everywhere = {name: fact for rank in known for name, fact in rank.items()}
+    names = sorted({name for rank in asked for name in rank} & set(everywhere))
+    for name in names:
+        size, dtype = everywhere[name]
+        whole = torch.zeros(size, dtype=DTYPES[dtype], device=comm.device)
+        for part in kept.get(name, ()):
+            whole[part.start : part.start + len(part.values)] = part.values.to(comm.device)
+        comm.all_reduce(whole, kind="values")
+        for piece in wanted.get(name, ()):
+            if torch.Size(piece.shape).numel() == size:
+                piece.write(0, whole[piece.start : piece.stop])
+    return set(names)
+
+
+def without_values(parameter: nn.Parameter) -> Tensor:
+    """A tensor of the parameter's shape that takes no memory."""
+    return torch.zeros((), dtype=torch.float32, device=parameter.device).expand(parameter.shape)
