@@ -207,13 +207,22 @@ class ModuleHooks:
     """
 
     def __init__(self, hooks: Hooks, module: nn.Module, units: Sequence[Unit], root: bool):
-        self.hooks, self.units, self.root = hooks, units, root
+        self._hooks = weakref.ref(hooks)  # which has this
+        self.units, self.root = units, root
         self.trainable = [unit for unit in units if unit.trainable]
         self.needed_in_backward = [unit for unit in units if not unit.in_place and not isinstance(module, nn.Embedding)]
         self.casts = root or (hooks.compute != torch.float32 and getattr(module, "casts_inputs", True))
         self.may_share = any(hooks.gatherer.shares(unit) for unit in units)
         self.watched, self.opaque, self._quiet = self.may_share, False, 0
         self._runs: list[_Run] = []
+
+    @property
+    def hooks(self) -> Hooks:
+        """Those of the engine."""
+        hooks = self._hooks()
+        if hooks is None:
+            raise RuntimeError(GONE)
+        return hooks
 
     def register(self, module: nn.Module) -> list[Any]:
         """Put the hooks around all that the module has; their handles."""

@@ -26,21 +26,20 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     """The repeated modules of a model: the members of every outermost `nn.ModuleList` that have parameters, or of an
     outermost `nn.Sequential` that contains no such list."""
     blocks: dict[nn.Module, None] = {}
-    seen: set[nn.Module] = set()
-
-    def visit(module: nn.Module) -> None:
-        if module in seen:
-            return
-        seen.add(module)
-        for child in module.children():
-            # A container without a forward of its own is never called, so no hook would see it.
-            if _is_row(module) and type(child).forward is not nn.Module.forward:
-                blocks.update([(child, None)] if any(True for _ in child.parameters()) else [])
-            else:
-                visit(child)
-
-    visit(model)
+    _collect_blocks(model, blocks, set())
     return list(blocks)
+
+
+def _collect_blocks(module: nn.Module, blocks: dict[nn.Module, None], seen: set[nn.Module]) -> None:
+    if module in seen:
+        return
+    seen.add(module)
+    for child in module.children():
+        # A container without a forward of its own is never called, so no hook would see it.
+        if _is_row(module) and type(child).forward is not nn.Module.forward:
+            blocks.update([(child, None)] if any(True for _ in child.parameters()) else [])
+        else:
+            _collect_blocks(child, blocks, seen)
 
 
 def unit_modules(model: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Module]:
@@ -116,6 +115,14 @@ def _nested(chosen: set[nn.Module]) -> set[nn.Module]:
     return {module for pair in pairs for module in pair}
 
 
+def _assign(module: nn.Module, unit: nn.Module, chosen: set, model: nn.Module, home: dict) -> None:
+    """Note the unit of a module and of all in it, the model's own where it has several."""
+    unit = module if module in chosen else unit
+    home[module] = unit if home.get(module, unit) is unit else model
+    for child in module.children():
+        _assign(child, home[module], chosen, model, home)
+
+
 def partition(
     model: nn.Module, world: int, modules: Iterable[nn.Module], group_of: GroupOf, min_elements: int = 0
 ) -> list[Unit]:
@@ -129,16 +136,7 @@ def partition(
     blocks, nested = set(find_blocks(model)), _nested(chosen)
     names = {module: name for name, module in model.named_modules()}
     home: dict[nn.Module, nn.Module] = {}
-
-    def assign(module: nn.Module, unit: nn.Module) -> None:
-        unit = module if module in chosen else unit
-        if module in home and home[module] is not unit:
-            unit = model
-        home[module] = unit
-        for child in module.children():
-            assign(child, unit)
-
-    assign(model, model)
+    _assign(model, model, chosen, model, home)
     members: dict[tuple[nn.Module, bool], list[tuple[str, nn.Parameter]]] = {}
     owners = _owners(model)
     for name, parameter in model.named_parameters():

@@ -63,7 +63,7 @@ class Own:
         yield "rng/python_gauss", torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64)
         yield from _numpy_state()
         for name, buffer in self._buffers():
-            yield f"buffer/{name}", buffer
+            yield f"buffer/{name}", torch.view_as_real(buffer) if buffer.is_complex() else buffer
 
     def _buffers(self) -> Iterator[tuple[str, Tensor]]:
         for path, module in self._model.named_modules():
@@ -81,7 +81,8 @@ class Own:
     def apply(self, generators: bool) -> None:
         """Give generators and buffers the values of the tensors."""
         for name, buffer in self._buffers():
-            buffer.copy_(self.tensors[f"buffer/{name}"])
+            saved = self.tensors[f"buffer/{name}"]
+            buffer.copy_(torch.view_as_complex(saved) if buffer.is_complex() else saved)
         if not generators:
             return
         torch.set_rng_state(self.tensors["rng/torch"])

@@ -104,6 +104,31 @@ def _number(value: int, storage: Storage) -> Tensor:
     return torch.tensor(float(value), device=storage.device)
 
 
+class _Scalars:
+    """What a step's numbers are for each hyperparameter group."""
+
+    def __init__(self, groups: Sequence[Group], lr_factors: Tensor, storage: Storage):
+        self._groups, self._lr_factors, self._kept = groups, lr_factors, storage.states.kept
+        self._tables = [
+            {name: torch.tensor(values, device=storage.device) for name, values in group.rule.tables.items()}
+            for group in groups
+        ]
+
+    def all(self, lr: Tensor, momentum: Tensor, step: Tensor, ok: Tensor, exact: bool) -> list[dict]:
+        """The scalars of every group; `kept` numbers take their next values."""
+        made = []
+        for index, group in enumerate(self._groups):
+            rule = group.rule
+            own = None if rule.momentum is None else torch.where(momentum.isnan(), rule.momentum, momentum)
+            kept = {name: self._kept[name][index].clone() for name in rule.kept}
+            now = Now(lr * self._lr_factors[index], step, group.weight_decay, own, kept, exact)
+            scalars = {name: value.float() for name, value in rule.scalars(now).items()}
+            made.append({**scalars, **self._tables[index]})
+            for name, value in rule.keep(now).items():
+                self._kept[name][index].copy_(torch.where(ok, value, kept[name]))
+        return made
+
+
 class Update:
     """Applies the rule of each hyperparameter group to everything this rank owns.
 
@@ -114,7 +139,6 @@ class Update:
     def __init__(self, storage: Storage, groups: Sequence[Group], master: Any, comm: Communicator, compiled: bool):
         self.groups, self.master, self.compiled = list(groups), master, compiled
         self.selects = storage.device.type != "cpu"
-        self._kept = storage.states.kept
         self.lr_factors = torch.tensor([g.lr_factor for g in groups], dtype=torch.float64, device=storage.device)
         rules = dict.fromkeys(group.rule for group in self.groups)
         self.exchange = MomentumExchange(storage, comm, [group.rule for group in self.groups])
@@ -131,14 +155,9 @@ class Update:
                     self._parts[unit] += self._cut(storage, unit, region)
         self.start_states()
         self._phases = [self._make_phases(storage, comm, group, pieces[group]) for group in range(len(self.groups))]
-        self._tables = [
-            {name: torch.tensor(values, device=storage.device) for name, values in group.rule.tables.items()}
-            for group in self.groups
-        ]
+        scalars = _Scalars(self.groups, self.lr_factors, storage)
         traceable = compiled and all(rule.compiles for rule in rules)
-        self._scalars = (
-            torch.compile(self._all_scalars, dynamic=False, options=EXACT) if traceable else self._all_scalars
-        )
+        self._scalars = torch.compile(scalars.all, dynamic=False, options=EXACT) if traceable else scalars.all
 
     def start_states(self) -> None:
         """Copy the weights into states that start as them."""
@@ -231,28 +250,14 @@ class Update:
         # Memory of the compute stream must not be used again before the update has read it.
         self._held = (scalars, scale, ok)
 
-    def _all_scalars(self, lr: Tensor, momentum: Tensor, step: Tensor, ok: Tensor, exact: bool) -> list[dict]:
-        """The scalars of every group; `kept` numbers take their next values."""
-        made = []
-        for index, group in enumerate(self.groups):
-            rule = group.rule
-            own = None if rule.momentum is None else torch.where(momentum.isnan(), rule.momentum, momentum)
-            kept = {name: self._kept[name][index].clone() for name in rule.kept}
-            now = Now(lr * self.lr_factors[index], step, group.weight_decay, own, kept, exact)
-            scalars = {name: value.float() for name, value in rule.scalars(now).items()}
-            made.append({**scalars, **self._tables[index]})
-            for name, value in rule.keep(now).items():
-                self._kept[name][index].copy_(torch.where(ok, value, kept[name]))
-        return made
-
     def _phase(self, rule: Rule, method: Callable) -> Callable:
-        master = self.master
+        master, selects = self.master, self.selects
 
         def run(weight: Tensor, extra: Tensor | None, gradient: Tensor, state: tuple[Tensor, ...],
                 scalars: dict[str, Tensor], known: dict[str, Tensor], scale: Tensor, ok: Tensor) -> dict:  # fmt: skip
             values = master.load(weight, extra)
             new_state, results = method(values, gradient.float() * scale, state, {**scalars, **known})
-            self._store(state, new_state, ok)
+            _store(state, new_state, ok, selects)
             return results
 
         return run
@@ -261,20 +266,21 @@ class Update:
         return self._writer(rule, lambda p, g, state, s: rule.update_compressed(p, state, s))
 
     def _writer(self, rule: Rule, formula: Callable | None = None) -> Callable:
-        master, formula = self.master, formula or rule.update
+        master, selects, formula = self.master, self.selects, formula or rule.update
 
         def write(weight: Tensor, extra: Tensor | None, gradient: Tensor, state: tuple[Tensor, ...],
                   scalars: dict[str, Tensor], known: dict[str, Tensor], scale: Tensor, ok: Tensor) -> None:  # fmt: skip
             old = master.load(weight, extra)
             new, new_state = formula(old, gradient.float() * scale, state, {**scalars, **known})
-            if self.selects:
+            if selects:
                 new = torch.where(ok, new, old)
             master.store(weight, extra, new)
-            self._store(state, new_state, ok)
+            _store(state, new_state, ok, selects)
 
         return write
 
-    def _store(self, state: tuple[Tensor, ...], new_state: tuple[Tensor, ...], ok: Tensor) -> None:
-        for old, new in zip(state, new_state, strict=True):
-            if new is not old:
-                old.copy_(torch.where(ok, new, old) if self.selects else new)
+
+def _store(state: tuple[Tensor, ...], new_state: tuple[Tensor, ...], ok: Tensor, selects: bool) -> None:
+    for old, new in zip(state, new_state, strict=True):
+        if new is not old:
+            old.copy_(torch.where(ok, new, old) if selects else new)
