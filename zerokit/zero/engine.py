@@ -28,18 +28,19 @@ from zerokit.zero.partition import check_model, find_blocks, partition, unit_mod
 from zerokit.zero.persist import EngineState
 from zerokit.zero.placement import STAGES, Placement, Stage
 from zerokit.zero.read import WeightReader
-from zerokit.zero.rebuild import bring_back, keep, without_values
+from zerokit.zero.rebuild import Parked, rebuild
 from zerokit.zero.reduce import Reducer
 from zerokit.zero.storage import Storage, state_bytes
 from zerokit.zero.structure import Structure
 from zerokit.zero.unit import Unit
+from zerokit.zero.unused import Unused
 from zerokit.zero.update import Rule, Update
 from zerokit.zero.values import ParameterValues
 from zerokit.zero.views import weakly
 from zerokit.zero.wire import make_wire
 
 _BUILT = ("storage", "gatherer", "gradient_norm", "reducer", "micro_batch", "reader", "state", "values", "units",
-          "_hooks", "_attachment", "_update", "_evaluation", "_structure")  # fmt: skip
+          "unused", "_hooks", "_attachment", "_update", "_evaluation", "_structure")  # fmt: skip
 """What an engine makes for the model as it is."""
 
 
@@ -53,6 +54,7 @@ class _Plan:
     prefetch: int
     peers: bool
     guard: bool
+    skip_unused: bool
     compile_update: bool
     transient_gradients: bool
 
@@ -83,6 +85,7 @@ class Engine:
         prefetch: int = 1,
         peers: bool = False,
         guard: bool | None = None,
+        skip_unused: bool = True,
         compile_update: bool | None = None,
         transient_gradients: bool | None = None,
     ):
@@ -92,7 +95,8 @@ class Engine:
         hyperparameters, or a function of the model that says so. seed: of first weights on the meta device; None takes
         rank 0's. peers: transport by peer memory where possible.
         guard: weights that are not there read NaN, and what autograd saves is watched for good (by default on a CPU;
-        `zerokit.zero.hooks`, [Note: entering backward]).
+        `zerokit.zero.hooks`, [Note: entering backward]). skip_unused: leave parameters alone that no rank used in a
+        step, as PyTorch does, else take zeros for their gradients.
         compile_update: run the optimizer as one compiled kernel; transient_gradients: give the memory of gradients to
         activations from the update to the next backward pass (both by default on a GPU).
 
@@ -114,17 +118,18 @@ class Engine:
             prefetch,
             peers,
             not on_gpu if guard is None else guard,
+            skip_unused,
             on_gpu if compile_update is None else compile_update,
             on_gpu if transient_gradients is None else transient_gradients,
         )
-        self._seed, self._parked = seed, {}
+        self.seed, self.parked = seed, Parked()
         owner = attached_to(model)
         if owner is not None:
             owner.leave()
         self._make_counters()
-        self._build(seed)
+        self.build(seed)
 
-    def _build(self, seed: int | None, known: Collection[nn.Parameter] = ()) -> None:
+    def build(self, seed: int | None, known: Collection[nn.Parameter] = ()) -> None:
         """Divide the model as it is now. known: parameters whose values come later."""
         plan, comm, model = self._plan, self.comm, self.module
         groups = plan.groups(model) if callable(plan.groups) else plan.groups
@@ -155,7 +160,10 @@ class Engine:
         self.gatherer = Gatherer(self.units, self.stage, comm, plan.prefetch)
         self.gradient_norm = GradientNorm(self.storage, comm)
         wire = make_wire(self.storage, comm, plan.peers, max(2, plan.prefetch + 1))
-        self.reducer = Reducer(self.storage, comm, wire, self.gradient_norm)
+        # Compressed momenta move all elements in any case.
+        skips = plan.skip_unused and self._exact_steps is None
+        self.unused = Unused(self.storage.trainable, self.device) if skips else None
+        self.reducer = Reducer(self.storage, comm, wire, self.gradient_norm, self.unused)
         aim = weakly(self._gradient_target)
         self.micro_batch = MicroBatches(self.gatherer, self.reducer, comm, self.numerics, self.accumulation, aim)
         self._hooks = Hooks(self.gatherer, self.reducer, self.micro_batch, self.numerics.compute, watch=plan.guard)
@@ -171,7 +179,7 @@ class Engine:
             self._load_some,
             self.detach,
         )
-        self._update = Update(self.storage, ruled, master, comm, plan.compile_update)
+        self._update = Update(self.storage, ruled, master, comm, plan.compile_update, self.unused)
         self.reader = WeightReader(self.storage, comm, self.gatherer, master)
         self._evaluation = EvaluationWeights(self)
         self.state = EngineState(self)
@@ -204,23 +212,10 @@ class Engine:
         """
         if not self._structure.has_changed():
             return False
-        names = {p: name for name, p in self.module.named_parameters()}
-        renamed = {old: names[p] for unit in self.units for old, p in unit.named_parameters() if p in names}
-        known = {p for unit in self.units for p in unit.parameters}
-        self.state.settle()
-        kept = self._parked | keep(self.state, renamed)
-        factors, token_unit = self._update.lr_factors, self.micro_batch.token_unit
-        self._take_off(lambda unit: [without_values(p) for p in unit.parameters])
-        self._build(self._seed, known)
-        used = bring_back(self.state, kept, self.comm)
-        self._parked = {name: parts for name, parts in kept.items() if name not in used}
-        if len(factors) == len(self._update.lr_factors):
-            self._update.lr_factors.copy_(factors)
-        self.micro_batch.token_unit.copy_(token_unit)
-        self.state.written()
+        rebuild(self)
         return True
 
-    def _take_off(self, values: Callable[[Unit], list[Tensor]]) -> None:
+    def take_off(self, values: Callable[[Unit], list[Tensor]]) -> None:
         """Leave the model, whose parameters get `values`, and free the memory."""
         self._attachment.detach(values)
         self.comm.forget_shared()
@@ -231,7 +226,7 @@ class Engine:
         """Give the model back with whole weights of its own, in fp32 on every rank; the engine is of no use any more.
         A collective."""
         self.reader.begin()
-        self._take_off(lambda unit: [value.clone() for value in unit.views(self.reader.whole_unit(unit))])
+        self.take_off(lambda unit: [value.clone() for value in unit.views(self.reader.whole_unit(unit))])
         return self.module
 
     @property
@@ -337,7 +332,7 @@ class Engine:
         micro_batch.finish()
         self.gatherer.finish()
         with torch.no_grad():
-            total, tokens = self.gradient_norm(micro_batch.tokens)
+            total, tokens = self._sum_over_ranks()
             mean = micro_batch.mean_factor(tokens)
             norm = total * mean
             ok = torch.isfinite(norm)
@@ -348,8 +343,19 @@ class Engine:
             self._update(units, self.comm, self._lr, self._momentum, self.steps_taken, scale, ok, self._exact)
             if scaler is not None:
                 scaler.update(ok)
+            if self.unused is not None:
+                self.unused.taken(ok)
         self._steps_done += 1
         self.gatherer.weights_changed()
+
+    def _sum_over_ranks(self) -> tuple[Tensor, Tensor]:
+        """The norm of the sums of gradients, and the step's tokens; notes which parameters were used."""
+        tokens = self.micro_batch.tokens
+        if self.unused is None:
+            return self.gradient_norm(tokens)
+        norm, tokens, counts = self.gradient_norm(tokens, self.unused.flags())
+        self.unused.settle(counts)
+        return norm, tokens
 
     def _gradient_target(self) -> Placement:
         return self.stage.optimizer if self._exact else Placement.PARTIAL
@@ -368,6 +374,8 @@ class Engine:
         """The optimizer's states or the counters were written from outside. Waits for the device where steps differ."""
         self._update.exchange.forget()
         self.micro_batch.loaded()
+        if self.unused is not None:
+            self.unused.loaded()
         if self._exact_steps is not None:
             self._steps_done = int(self.steps_taken + self.steps_skipped)
 

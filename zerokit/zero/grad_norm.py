@@ -36,17 +36,20 @@ class GradientNorm:
         values = unit.gradient if self.local else self._shards[unit]
         torch.linalg.vector_norm(values, out=self._places[unit], dtype=torch.float32)
 
-    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, *counts: Tensor) -> tuple[Tensor, ...]:
         """The norm of all units, each of which was added: 0-dim float64; infinite or NaN if any rank's gradient is. And
-        the sum of the ranks' `tokens` (0-dim float64).
+        the sums over the ranks of `counts` (0-dim or (n,) float64).
 
-        One all-reduce of 16 bytes.
+        One all-reduce of 8 bytes for each number.
         """
-        sums = torch.stack([self._norms.double().square().sum(), tokens])
+        sizes = [count.numel() for count in counts]
+        own = self._norms.double().square().sum()
+        sums = torch.cat([own.view(1), *(count.view(-1) for count in counts)])
         self._comm.all_reduce(sums, kind="norm")
-        total, tokens = sums.unbind()
+        total, *summed = sums.split([1, *sizes])
         # Each rank's part of the mean is 1 / world of its own gradient.
-        return (total * self._comm.world if self.local else total).sqrt(), tokens
+        norm = (total * self._comm.world if self.local else total).sqrt().view(())
+        return norm, *(values.view(count.shape) for values, count in zip(summed, counts, strict=True))
 
 
 def clip_coefficient(norm: Tensor, clip_norm: float | None) -> Tensor:

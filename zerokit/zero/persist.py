@@ -196,6 +196,8 @@ class EngineState:
             "engine/grad_norm": engine.grad_norm,
             "engine/token_unit": engine.micro_batch.token_unit,
         }
+        if engine.unused is not None:
+            counters["engine/unused_steps"] = engine.unused.lag
         scaler = engine.numerics.scaler
         return counters | ({} if scaler is None else {f"scaler/{k}": v for k, v in scaler.state().items()})
 
@@ -253,6 +255,8 @@ class EngineState:
         with StateReader(path, manifest) as reader, torch.no_grad():
             for piece in () if weights_only else self._partial_states():
                 piece.views[0].zero_()
+            if self._engine.unused is not None:
+                self._engine.unused.lag.zero_()  # states of before do not have it
             restore(reader, [*wanted, *own])
             if weights_only:
                 self._engine._update.start_states()

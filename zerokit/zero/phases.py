@@ -8,7 +8,7 @@ each rank counts its own shard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,6 +22,7 @@ from zerokit.zero.placement import Placement
 from zerokit.zero.states import length_along, matrix_shape, updated
 from zerokit.zero.storage import Region, Storage
 from zerokit.zero.unit import Unit
+from zerokit.zero.unused import Unused
 
 WAVE = 2**27
 """Elements per rank of the matrices that travel at once: bounds the memory of `Matrices`."""
@@ -94,13 +95,14 @@ class Sums:
     """A phase whose results are added up over each parameter and all ranks: one all-reduce."""
 
     def __init__(self, storage: Storage, rule: Any, group: int, phase: Any, pieces: Sequence, comm: Communicator,
-                 kernel: Callable):  # fmt: skip
+                 kernel: Callable, unused: Unused | None):  # fmt: skip
         self._rule, self._comm, self._kernel = rule, comm, kernel
         members = storage.states.members(group)
         sizes = {n: [length_along(a, unit.shapes[i]) for unit, i in members] for n, a in phase.sums.items()}
         self._flat = torch.zeros(sum(map(sum, sizes.values())), dtype=torch.float32, device=storage.device)
         totals = dict(zip(sizes, self._flat.split([sum(s) for s in sizes.values()]), strict=True))
         kept = {state.name for state in rule.states if state.along is not None}
+        self._sizes, self._numbers = sizes, [None if unused is None else unused.numbers[member] for member in members]
         self._states = {n: (storage.states.whole(n, group), total) for n, total in totals.items() if n in kept}
         self._targets: list[tuple[Any, dict[str, Tensor]]] = []
         places = {member: number for number, member in enumerate(members)}
@@ -113,17 +115,34 @@ class Sums:
             target = {n: _cut(views[n][number], a, piece) for n, a in phase.sums.items()} if piece.counted else {}
             self._targets.append((part, target))
 
-    def run(self, scalars: dict[str, Tensor], scale: Tensor, ok: Tensor) -> None:
-        """Run the phase over this rank's pieces and make the sums known to them."""
+    def run(self, usual: Any, special: Mapping[int, Any], scale: Tensor, selects: bool) -> None:
+        """Run the phase over this rank's pieces and make the sums known to them.
+
+        usual, special: with which scalars and whether parts are updated, those of some parameters otherwise. selects:
+        kernels ask whether.
+        """
         self._flat.zero_()
         for part, target in self._targets:
+            scalars, ok = special.get(part.number, usual)
+            if not (selects or ok):
+                continue
             results = self._kernel(part.weight, part.extra, part.gradient, part.state, scalars, part.known, scale, ok)
             for name, place in target.items():
                 place.add_(results[name].view(place.shape))
         self._comm.all_reduce(self._flat, kind="optimizer")
-        for name, (values, total) in self._states.items():
-            new = self._rule.absorb(name, values, total, scalars)
-            values.copy_(torch.where(ok, new, values))
+        for name in self._states:
+            self._absorb(name, usual, special)
+
+    def _absorb(self, name: str, usual: Any, special: Mapping[int, Any]) -> None:
+        """Bring a state that is whole on every rank up to the sums, each parameter's by itself where some differ."""
+        values, total = self._states[name]
+        pieces = [(values, total, usual)]
+        if any(number in special for number in self._numbers):
+            sizes = self._sizes[name]
+            turns = (special.get(number, usual) for number in self._numbers)
+            pieces = list(zip(values.split(sizes), total.split(sizes), turns, strict=True))
+        for old, sums, (scalars, ok) in pieces:
+            old.copy_(torch.where(ok, self._rule.absorb(name, old, sums, scalars), old))
 
     def release(self) -> None:
         """The sums have been used; their memory is kept."""
@@ -161,7 +180,7 @@ class Matrices:
     """
 
     def __init__(self, storage: Storage, rule: Any, group: int, phase: Any, pieces: Sequence, comm: Communicator,
-                 kernel: Callable):  # fmt: skip
+                 kernel: Callable, unused: Unused | None):  # fmt: skip
         self._comm, self._kernel, self._change = comm, kernel, getattr(rule, phase.whole)
         self._dtype, self._device = getattr(torch, phase.wire), storage.device
         by_parameter: dict[tuple[Unit, int], list] = {}
@@ -173,11 +192,16 @@ class Matrices:
             for wave in _waves(storage.states.members(group), WAVE * comm.world)
         ]
 
-    def run(self, scalars: dict[str, Tensor], scale: Tensor, ok: Tensor) -> None:
-        """Run the phase over this rank's pieces and give them the changed values as "whole"."""
+    def run(self, usual: Any, special: Mapping[int, Any], scale: Tensor, selects: bool) -> None:
+        """Run the phase over this rank's pieces and give them the changed values as "whole"; see `Sums.run`."""
         for wave in self._waves:
             sent = self._empty(wave.sent)
             for part, place in wave.outgoing:
+                scalars, ok = special.get(part.number, usual)
+                if not (selects or ok):
+                    if place is not None:
+                        sent[place].zero_()
+                    continue
                 results = self._kernel(part.weight, part.extra, part.gradient, part.state, scalars, part.known, scale,
                                        ok)  # fmt: skip
                 if place is not None:

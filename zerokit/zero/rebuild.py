@@ -8,7 +8,7 @@ beginning. The states of what is frozen are kept for the time when it is trained
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,7 @@ from zerokit.comm import Communicator
 from zerokit.state.piece import DTYPES, NAMES, Piece
 
 if TYPE_CHECKING:
+    from zerokit.zero.engine import Engine
     from zerokit.zero.persist import EngineState
 
 
@@ -32,6 +33,37 @@ class Part:
 
 Parts = dict[str, list[Part]]
 """This rank's parts by the names of tensors, as in a saved state; every element is on one rank."""
+
+
+@dataclass
+class Parked:
+    """What waits for parameters to be trained again: optimizer states, and in how many steps each was used."""
+
+    states: Parts = field(default_factory=dict)
+    own_steps: dict[str, Tensor] = field(default_factory=dict)
+
+
+def rebuild(engine: Engine) -> None:
+    """Divide the model of an engine as it is now. A collective."""
+    names = {p: name for name, p in engine.module.named_parameters()}
+    renamed = {old: names[p] for unit in engine.units for old, p in unit.named_parameters() if p in names}
+    known = {p for unit in engine.units for p in unit.parameters}
+    parked, factors, token_unit = engine.parked, engine._update.lr_factors, engine.micro_batch.token_unit
+    engine.state.settle()
+    kept = parked.states | keep(engine.state, renamed)
+    if engine.unused is not None:
+        own = engine.unused.own_steps(engine.steps_taken)
+        parked.own_steps |= {renamed[name]: steps for name, steps in own.items() if name in renamed}
+    engine.take_off(lambda unit: [without_values(p) for p in unit.parameters])
+    engine.build(engine.seed, known)
+    used = bring_back(engine.state, kept, engine.comm)
+    parked.states = {name: parts for name, parts in kept.items() if name not in used}
+    if len(factors) == len(engine._update.lr_factors):
+        engine._update.lr_factors.copy_(factors)
+    engine.micro_batch.token_unit.copy_(token_unit)
+    if engine.unused is not None:
+        engine.unused.start_with(parked.own_steps, engine.steps_taken)
+    engine.state.written()
 
 
 def keep(state: EngineState, names: Mapping[str, str]) -> Parts:

@@ -7,6 +7,7 @@ from zerokit.zero.grad_norm import GradientNorm
 from zerokit.zero.placement import Collective, Placement, transition
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
+from zerokit.zero.unused import Unused
 from zerokit.zero.wire import CollectiveWire, PeerWire
 
 
@@ -19,8 +20,9 @@ class Reducer:
     which rank 0 completed them in the first backward pass.
     """
 
-    def __init__(self, storage: Storage, comm: Communicator, wire: CollectiveWire | PeerWire, norm: GradientNorm):
-        self.storage, self.comm, self._wire, self._norm = storage, comm, wire, norm
+    def __init__(self, storage: Storage, comm: Communicator, wire: CollectiveWire | PeerWire, norm: GradientNorm,
+                 unused: Unused | None = None):  # fmt: skip
+        self.storage, self.comm, self._wire, self._norm, self._unused = storage, comm, wire, norm, unused
         self.order = list(reversed(storage.trainable))
         self._completed: list[Unit] | None = []  # recording the first backward; None afterwards
         self._place = {unit: index for index, unit in enumerate(self.order)}
@@ -105,6 +107,8 @@ class Reducer:
         self._next += 1
         unit.reduced = True
         gradients = unit.take_gradients()
+        if self._unused is not None:
+            self._unused.note(unit, gradients, self._first)
         # The update has read the gradient of the step before; what follows it on its stream may wait for a copy.
         self.comm.compute.wait(unit.updated)
         unit.hold_gradient()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from zerokit.zero.phases import Matrices, Piece, Sums, pieces_of
 from zerokit.zero.states import State, matrix_shape, of_elements
 from zerokit.zero.storage import Region, Storage, update_regions
 from zerokit.zero.unit import Unit
+from zerokit.zero.unused import Unused
 
 EXACT = {"emulate_precision_casts": True}
 """Options of the compiler: products and sums are rounded one by one. Left free to fuse them, it decides from a buffer's
@@ -74,7 +76,8 @@ class Group:
 
 @dataclass
 class Part:
-    """Elements that one kernel updates: views of the arenas. known: results of phases, for this part."""
+    """Elements that one kernel updates: views of the arenas. known: results of phases, for this part. number: of the
+    parameter (`zerokit.zero.unused`), where they are all of one."""
 
     weight: Tensor
     extra: Tensor | None
@@ -82,6 +85,7 @@ class Part:
     state: tuple[Tensor, ...]
     group: int
     known: dict[str, Tensor] = field(default_factory=dict)
+    number: int | None = None
 
 
 def make_part(storage: Storage, unit: Unit, region: Region, shape: tuple[int, ...] = (-1,)) -> Part:
@@ -104,6 +108,13 @@ def _number(value: int, storage: Storage) -> Tensor:
     return torch.tensor(float(value), device=storage.device)
 
 
+class _Turn(NamedTuple):
+    """With which numbers a part is updated, and whether it is (0-dim bool)."""
+
+    scalars: dict[str, Tensor]
+    ok: Tensor
+
+
 class _Scalars:
     """What a step's numbers are for each hyperparameter group."""
 
@@ -118,15 +129,26 @@ class _Scalars:
         """The scalars of every group; `kept` numbers take their next values."""
         made = []
         for index, group in enumerate(self._groups):
-            rule = group.rule
-            own = None if rule.momentum is None else torch.where(momentum.isnan(), rule.momentum, momentum)
-            kept = {name: self._kept[name][index].clone() for name in rule.kept}
-            now = Now(lr * self._lr_factors[index], step, group.weight_decay, own, kept, exact)
-            scalars = {name: value.float() for name, value in rule.scalars(now).items()}
-            made.append({**scalars, **self._tables[index]})
-            for name, value in rule.keep(now).items():
-                self._kept[name][index].copy_(torch.where(ok, value, kept[name]))
+            now = self._now(index, lr, momentum, step, exact)
+            made.append(self._of(index, now))
+            for name, value in group.rule.keep(now).items():
+                self._kept[name][index].copy_(torch.where(ok, value, now.kept[name]))
         return made
+
+    def one(self, lr: Tensor, momentum: Tensor, exact: bool, index: int, step: Tensor) -> dict[str, Tensor]:
+        """Those of group `index` at another step; to be asked before `all`."""
+        return self._of(index, self._now(index, lr, momentum, step, exact))
+
+    def _now(self, index: int, lr: Tensor, momentum: Tensor, step: Tensor, exact: bool) -> Now:
+        group = self._groups[index]
+        rule = group.rule
+        own = None if rule.momentum is None else torch.where(momentum.isnan(), rule.momentum, momentum)
+        kept = {name: self._kept[name][index].clone() for name in rule.kept}
+        return Now(lr * self._lr_factors[index], step, group.weight_decay, own, kept, exact)
+
+    def _of(self, index: int, now: Now) -> dict[str, Tensor]:
+        scalars = {name: value.float() for name, value in self._groups[index].rule.scalars(now).items()}
+        return {**scalars, **self._tables[index]}
 
 
 class Update:
@@ -136,7 +158,8 @@ class Update:
     between old and new values (`selects`); on a CPU, where reading a number costs nothing, the formula is not called.
     """
 
-    def __init__(self, storage: Storage, groups: Sequence[Group], master: Any, comm: Communicator, compiled: bool):
+    def __init__(self, storage: Storage, groups: Sequence[Group], master: Any, comm: Communicator, compiled: bool,
+                 unused: Unused | None = None):  # fmt: skip
         self.groups, self.master, self.compiled = list(groups), master, compiled
         self.selects = storage.device.type != "cpu"
         self.lr_factors = torch.tensor([g.lr_factor for g in groups], dtype=torch.float64, device=storage.device)
@@ -145,6 +168,8 @@ class Update:
         self._kernels = {True: self._per_group(self._writer)}
         if storage.trainable and all(rule.exact_steps is not None for rule in rules):
             self._kernels[False] = self._per_group(self._compressed_writer)
+        self._storage, self._unused = storage, unused
+        self._divided: set[Unit] = set()  # whose parts are of one parameter each
         self._parts: dict[Unit, list[Part]] = {unit: [] for unit in storage.trainable}
         pieces: list[list[tuple[Piece, Part]]] = [[] for _ in self.groups]
         for unit, regions in update_regions(storage).items():
@@ -155,7 +180,7 @@ class Update:
                     self._parts[unit] += self._cut(storage, unit, region)
         self.start_states()
         self._phases = [self._make_phases(storage, comm, group, pieces[group]) for group in range(len(self.groups))]
-        scalars = _Scalars(self.groups, self.lr_factors, storage)
+        self._scalars_of = scalars = _Scalars(self.groups, self.lr_factors, storage)
         traceable = compiled and all(rule.compiles for rule in rules)
         self._scalars = torch.compile(scalars.all, dynamic=False, options=EXACT) if traceable else scalars.all
 
@@ -198,9 +223,41 @@ class Update:
             part = make_part(storage, unit, piece.region, piece.shape)
             rows, columns = matrix_shape(unit.shapes[piece.index])
             part.known |= {"rows": _number(rows, storage), "columns": _number(columns, storage)}
+            part.number = None if self._unused is None else self._unused.numbers[unit, piece.index]
             made.append((piece, part))
             self._parts[unit].append(part)
         return made
+
+    def _divide(self, unit: Unit) -> None:
+        """Cut the unit's parts at the borders of parameters, where some may be left alone."""
+        self._divided.add(unit)
+        whole, self._parts[unit] = self._parts[unit], []
+        self._parts[unit] += [part for part in whole if part.number is not None]
+        for region in update_regions(self._storage)[unit]:
+            if self.groups[region.group].rule.phases:
+                continue
+            for index in range(len(unit.parameters)):
+                inside, begin = unit.layout.overlap(index, region.start, region.start + region.length)
+                if len(inside):
+                    for part in self._cut(self._storage, unit, region.part(begin, begin + len(inside))):
+                        part.number = self._unused.numbers[unit, index]
+                        self._parts[unit].append(part)
+
+    def _exceptions(self, units: Sequence[Unit], step: Tensor, ok: Tensor, make: Callable) -> dict[int, _Turn]:
+        """How parameters are updated that this rank has once not used: if another did, and by their own step count."""
+        unused = self._unused
+        if unused is None or not unused.irregular:
+            return {}
+        exceptions = {}
+        for unit in units:
+            for index in range(len(unit.parameters)):
+                number = unused.numbers[unit, index]
+                if number in unused.irregular:
+                    if unit not in self._divided:
+                        self._divide(unit)
+                    scalars = make(unit.layout.groups[index], step - unused.lag[number])
+                    exceptions[number] = _Turn(scalars, ok & unused.used[number])
+        return exceptions
 
     def _make_phases(self, storage: Storage, comm: Communicator, group: int, pieces: list) -> list[Sums | Matrices]:
         rule = self.groups[group].rule
@@ -208,7 +265,7 @@ class Update:
         for phase in rule.phases if storage.states.members(group) else ():
             kernel = self._compile(self._phase(rule, getattr(rule, phase.method)), rule)
             kind = Matrices if phase.whole else Sums
-            made.append(kind(storage, rule, group, phase, pieces, comm, kernel))
+            made.append(kind(storage, rule, group, phase, pieces, comm, kernel, self._unused))
         return made
 
     def __call__(
@@ -229,8 +286,11 @@ class Update:
         """
         if not self.selects and not ok:
             return
+        special = self._exceptions(units, step, ok, partial(self._scalars_of.one, lr, momentum, exact))
         scalars, scale = self._scalars(lr, momentum, step, ok, exact), scale.float()
         kernels = self._kernels[exact]
+        usual = [_Turn(of_group, ok) for of_group in scalars]
+
         known = comm.compute.record()
         with comm.updates as stream:
             stream.wait(known)
@@ -239,16 +299,18 @@ class Update:
                 self.exchange.run(scalars, scale, ok)
             for group, phases in enumerate(self._phases):
                 for phase in phases:
-                    phase.run(scalars[group], scale, ok)
+                    phase.run(usual[group], special, scale, self.selects)
             for unit in units:
                 for part in self._parts[unit]:
-                    kernels[part.group](part.weight, part.extra, part.gradient, part.state, scalars[part.group],
-                                        part.known, scale, ok)  # fmt: skip
+                    now = special.get(part.number, usual[part.group])
+                    if self.selects or now.ok is ok or now.ok:
+                        kernels[part.group](part.weight, part.extra, part.gradient, part.state, now.scalars,
+                                            part.known, scale, now.ok)  # fmt: skip
                 unit.updated, unit.spent = stream.record(), True
             for phase in (phase for phases in self._phases for phase in phases):
                 phase.release()
         # Memory of the compute stream must not be used again before the update has read it.
-        self._held = (scalars, scale, ok)
+        self._held = (scalars, scale, ok, special)
 
     def _phase(self, rule: Rule, method: Callable) -> Callable:
         master, selects = self.master, self.selects
