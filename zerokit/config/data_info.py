@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+IGNORED = -100
+"""Target that stands for none: losses leave it out, as `torch.nn.functional.cross_entropy` does by default."""
+
 
 @dataclass(frozen=True)
 class DataInfo:
