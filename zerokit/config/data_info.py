@@ -32,5 +32,5 @@ class DataInfo:
 
     @property
     def counted(self) -> str:
-        """What throughput counts: tokens, or samples where there are none."""
+        """What throughput and the mean of the loss count: tokens, or samples where there are none."""
         return "tokens" if self.task == "tokens" else "samples"
