@@ -56,7 +56,7 @@ def test_the_tokens_of_a_micro_batch_are_its_valid_targets(mean, tokens):
 
 
 @pytest.mark.parametrize("mean", ["tokens", "samples"])
-def test_a_micro_batch_without_targets_has_loss_and_gradient_zero_whatever_the_loss_of_the_model(mean):
+def test_a_micro_batch_without_targets_adds_zero_whatever_the_loss_of_the_model(mean):
     def divided(outputs, targets):
         losses = F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="none")
         return (losses / (targets != -100).sum()).sum()
@@ -64,9 +64,10 @@ def test_a_micro_batch_without_targets_has_loss_and_gradient_zero_whatever_the_l
     for loss in (mean_loss, divided):
         outputs, targets = outputs_and_targets(masked=True)
         assert loss(outputs, targets).isnan()
-        value, count = Objective(loss, TOKENS, mean).counted(outputs, targets)
-        value.backward()
-        assert (value.item(), count.item()) == (0, 0) and not outputs.grad.any()
+        value, tokens = Objective(loss, TOKENS, mean)(outputs, targets)
+        added = value if tokens is None else value * tokens
+        added.backward()
+        assert added.item() == 0 and outputs.grad is not None and not outputs.grad.any()
 
 
 @pytest.mark.parametrize("task", ["regression", "classification"])

@@ -33,10 +33,10 @@ class Objective:
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean loss of a micro-batch (0-dim), and the tokens it is over; None where micro-batches count alike."""
         loss, count = self.counted(inputs, targets)
-        return loss, count if self.mean == "tokens" else None
+        return (loss, count) if self.mean == "tokens" else (loss * (count > 0), None)
 
     def counted(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
-        """The mean loss of a micro-batch (0-dim; 0 if all targets are masked), and how many targets it is over.
+        """The mean loss of a micro-batch (0-dim), and how many targets it is over; with none it is finite, no more.
 
         [Note: nothing to learn] Many a loss is NaN where every target is masked, and no factor makes zero of that. So
         such a micro-batch is run as if its targets were class 0, and then counts for nothing.
@@ -44,8 +44,7 @@ class Objective:
         if not self._maskable:
             return self.loss(inputs, targets), len(targets)
         count = (targets != IGNORED).sum()
-        loss = self.loss(inputs, targets.masked_fill(count == 0, 0))
-        return loss * (count > 0), count
+        return self.loss(inputs, targets.masked_fill(count == 0, 0)), count
 
 
 def weighted(loss: Tensor, weight: Tensor | float) -> Tensor:
