@@ -33,7 +33,7 @@ NOT_TRAINING = (
     "sweep.dry_run=true", "--help", "--cfg", "--info", "--plot-schedule",
 )  # fmt: skip
 
-SHORT = ("train.steps=2", "train.log_every=1", "train.eval_batches=1", "train.sample_tokens=0", "data.seq_len=32")
+SHORT = ("train.steps=2", "train.log_every=1", "train.eval_samples=4", "train.sample_tokens=0", "data.seq_len=32")
 SMALL = ("model.dim=32", "model.layers=1", "model.heads=4")
 """Sizes for the models of zerokit's own README commands, which are of the GPT family."""
 LIGHT = ("data=text", "data.files=[book.txt]")

@@ -29,7 +29,7 @@ PAUSE_S = 1.2
 WORDS = (
     "model=mlp", "data=synthetic", "data.task=regression", "tracker=none", "launch.nproc=2", "launch.device=cpu",
     "launch.threads=1", "launch.step_timeout_s=3", f"launch.max_restarts={RESTARTS}", "train.log_every=20",
-    "train.eval_batches=0", "train.clip_norm=1.0", "zero=stage2", "scheduler=constant", "batch.global=4",
+    "train.eval_samples=0", "train.clip_norm=1.0", "zero=stage2", "scheduler=constant", "batch.global=4",
     "state.every=10", "state.keep=5",
 )  # fmt: skip
 

@@ -25,6 +25,10 @@ from zerokit.config.schema import LaunchConfig
             "onebit_adam does not work at zero.stage=2.* Choose zero=stage0 or zero=stage1, or",
         ),
         (["optimizer=onebit_adam", "zero=stage3"], "onebit_adam does not work at zero.stage=3"),
+        (
+            ["model=mlp", "data=synthetic", "data.task=regression", "train.loss_mean=tokens"],
+            "this is data for regression",
+        ),
         (["checkpointing=cpu", "train.cuda_graph=true"], "checkpointing=cpu takes other host memory in every step"),
         (["data=text", "data.files=[no_such_file]"], "no file matches 'no_such_file'"),
     ],

@@ -130,6 +130,9 @@ def test_a_choice_is_needed_in_every_group():
     [
         (TrainConfig, {"steps": 0}),
         (TrainConfig, {"clip_norm": 0.0}),
+        (TrainConfig, {"loss_mean": "words"}),
+        (TrainConfig, {"eval_samples": -1}),
+        (TrainConfig, {"eval_batches": -1}),
         (BatchConfig, {"micro": 0}),
         (LaunchConfig, {"nproc": 0}),
         (LaunchConfig, {"timeout_s": 0.0}),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice, build, options_type
@@ -133,6 +134,24 @@ def test_token_loss_is_the_mean_over_tokens():
     source = make("synthetic", **SYNTHETIC[0])
     targets = source.batch(0, 3)[1]
     torch.testing.assert_close(source.loss(torch.zeros(3, 12, 20), targets), torch.tensor(20.0).log())
+
+
+@pytest.mark.parametrize("options", [SYNTHETIC[0], SYNTHETIC[2]], ids=["tokens", "classification"])
+def test_masked_targets_are_left_out_of_the_loss(options):
+    source = make("synthetic", **options)
+    targets = source.batch(0, 6)[1]
+    classes = 20 if options["task"] == "tokens" else 4
+    outputs = torch.randn(*targets.shape, classes, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for left_out in (targets % 2 == 0, targets >= 0):
+        kept = targets.masked_fill(left_out, -100)
+        loss = source.loss(outputs, kept)
+        (gradient,) = torch.autograd.grad(loss, outputs)
+        if left_out.all():
+            assert loss.item() == 0 and not gradient.any()
+        else:
+            wanted = F.cross_entropy(outputs[~left_out], targets[~left_out])
+            torch.testing.assert_close(loss, wanted)
+            torch.testing.assert_close(gradient, torch.autograd.grad(wanted, outputs)[0])
 
 
 def test_digest_names_the_data():

@@ -116,7 +116,7 @@ zerokit.main()
 def test_what_runs_out_of_memory_is_followed_by_the_next(tmp_path):
     (tmp_path / "mine.py").write_text(SCRIPT)
     words = ("model=hungry", "data=synthetic", "data.task=regression", "launch=cpu", "tracker=none", "train.steps=2")
-    words += ("zero=auto", "batch.global=16", "hydra.run.dir=run", "train.eval_batches=0")
+    words += ("zero=auto", "batch.global=16", "hydra.run.dir=run", "train.eval_samples=0")
     result = python("mine.py", *words, cwd=tmp_path, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -136,7 +136,7 @@ def test_a_sweep_knows_again_what_was_chosen_for_its_cell(tmp_path):
 
 
 def test_a_finished_run_that_is_started_again_is_left_as_it_is(tmp_path, capfd):
-    words = ("batch.global=2", "train.steps=1", "train.sample_tokens=0", "train.eval_batches=0", "launch.nproc=1")
+    words = ("batch.global=2", "train.steps=1", "train.sample_tokens=0", "train.eval_samples=0", "launch.nproc=1")
     asked = auto(*words, "state.every=1", "tracker=none")
     start(asked, tmp_path)
     path = tmp_path / "summary.json"

@@ -58,7 +58,7 @@ def measured(cfg, stages=range(4)) -> list[tuple]:
     ("precision", "world"), [("fp32", 1), ("fp32", 3), ("bf16", 2), ("bf16", 4), ("separate", 3), ("fp16", 2)]
 )
 def test_storage_and_communication_are_those_of_the_engine(precision, world):
-    words = ("train.eval_batches=0", "train.log_every=100", "train.steps=5", "batch.accumulation=2")
+    words = ("train.eval_samples=0", "train.log_every=100", "train.steps=5", "batch.accumulation=2")
     cfg = composed(*PRECISIONS[precision], *words)
     ranks = run_ranks(measured, world, cfg)
     simulator = Simulator(cfg, TABLE["cpu"])
@@ -82,7 +82,7 @@ def test_storage_and_communication_are_those_of_the_engine(precision, world):
 )
 def test_every_kind_of_traffic_is_predicted(optimizer, kinds):
     words = (
-        "train.eval_batches=0",
+        "train.eval_samples=0",
         "train.log_every=100",
         "train.steps=5",
         "zero=stage0",
@@ -100,7 +100,7 @@ def test_every_kind_of_traffic_is_predicted(optimizer, kinds):
 
 
 def test_the_memory_of_muon_does_not_grow_with_the_ranks_that_hold_all():
-    cfg = composed("model.dim=256", "train.eval_batches=0", "optimizer=muon")
+    cfg = composed("model.dim=256", "train.eval_samples=0", "optimizer=muon")
     simulator = Simulator(cfg, TABLE["cpu"])
     few, many = (simulator.predict(of_stage(cfg, 0), world).peak for world in (4, 256))
     assert many < 1.1 * few
@@ -187,5 +187,5 @@ def test_the_host_limits_small_steps_that_are_not_recorded():
     assert recorded.seconds < issued.seconds / 3
     assert issued.recordable and not step("checkpointing=cpu").recordable
     assert not step("zero=stage1", "optimizer=onebit_adam").recordable
-    large = step("data.seq_len=1024", "batch.micro=64", "model.dim=1024", "model.heads=8")
+    large = step("data.seq_len=1024", "batch.micro=96", "model.dim=1024", "model.heads=8")
     assert large.busy["issuing kernels"] == 0 and large.bound()[0] in ("products", "memory")

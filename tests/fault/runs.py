@@ -18,7 +18,7 @@ from zerokit.state.folder import FOLDER, saved_states
 
 SMALL = (
     "model=mlp", "data=synthetic", "data.task=regression", "tracker=none", "launch.nproc=2", "launch.device=cpu",
-    "train.log_every=1", "train.eval_batches=0", "launch.threads=1",
+    "train.log_every=1", "train.eval_samples=0", "launch.threads=1",
 )  # fmt: skip
 LONG = ("train.steps=100000", "scheduler=constant")
 RESTARTS = "--max_restarts=1"

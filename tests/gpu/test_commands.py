@@ -12,7 +12,7 @@ from tests.gpu.process import WORLD, needs_gpu
 
 pytestmark = needs_gpu
 SMALL = (
-    "model.dim=128", "model.layers=3", "zero.min_unit=1", "train.steps=9", "train.eval_every=3", "train.eval_batches=2",
+    "model.dim=128", "model.layers=3", "zero.min_unit=1", "train.steps=9", "train.eval_every=3", "train.eval_samples=8",
     "train.log_every=2", "tracker=none", "launch.device=cuda", f"launch.nproc={WORLD}", "batch.global=8",
 )  # fmt: skip
 RECORDED = ("train.cuda_graph=true", "zero=stage3", "precision=bf16")

@@ -52,12 +52,14 @@ def test_checkpointing_changes_memory_and_not_the_result(name, compiled):
 # One chunk and several; rows of less than one block of the kernel, and of more with a rest.
 @pytest.mark.parametrize("vocabulary", [5000, 40_007])
 @pytest.mark.parametrize("chunk", [1024, 4096])
+@pytest.mark.parametrize("masked", [0, 7, 1500])  # of every 2,000 targets
 @forked
-def test_linear_cross_entropy(chunk, vocabulary):
+def test_linear_cross_entropy(chunk, masked, vocabulary):
     generator = torch.Generator("cuda").manual_seed(0)
     hidden = torch.randn(3000, 256, device="cuda", generator=generator).requires_grad_()
     weight = torch.randn(vocabulary, 256, device="cuda", generator=generator).mul_(0.1).requires_grad_()
     targets = torch.randint(vocabulary, (3000,), device="cuda", generator=generator)
+    targets.masked_fill_(torch.arange(3000, device="cuda") % 2000 < masked, -100)
     loss = linear_cross_entropy(hidden, weight, targets, chunk)
     got = torch.autograd.grad(loss, (hidden, weight))
     expected = F.cross_entropy(F.linear(hidden, weight), targets)
@@ -91,6 +93,7 @@ def test_the_loss_without_triton_is_the_same(monkeypatch, caplog):
     hidden = torch.randn(512, 64, device="cuda", requires_grad=True)
     weight = torch.randn(1000, 64, device="cuda", requires_grad=True)
     targets = torch.randint(1000, (512,), device="cuda")
+    targets[:5] = -100
     with_kernel = linear_cross_entropy(hidden, weight, targets)
     gradients = torch.autograd.grad(with_kernel, (hidden, weight))
     _linear_cross_entropy._kernel.cache_clear()
@@ -114,6 +117,7 @@ def test_the_loss_does_not_wait_for_the_gpu():
     hidden = torch.randn(512, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(100, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     targets = torch.zeros(512, dtype=torch.int64, device="cuda")
+    targets[:5] = -100
     linear_cross_entropy(hidden, weight, targets, 128).backward()
     torch.cuda.set_sync_debug_mode("error")
     try:

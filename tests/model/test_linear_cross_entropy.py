@@ -76,6 +76,55 @@ def test_frozen_weight_gets_no_gradient(dtype):
     assert hidden.grad is not None and weight.grad is None
 
 
+def masked(targets, kind):
+    """Targets of which some count for nothing: in places, whole chunks of 10, or all of them."""
+    places = torch.arange(len(targets))
+    left_out = {"places": places % 3 == 0, "chunks": places < 20, "all but one": places > 0, "all": places >= 0}[kind]
+    return targets.masked_fill(left_out, -100)
+
+
+@pytest.mark.parametrize("kind", ["places", "chunks", "all but one"])
+@pytest.mark.parametrize("chunk", [10, 4096])
+def test_masked_targets_are_left_out(chunk, kind):
+    hidden, weight, targets = inputs()
+    targets = masked(targets, kind)
+    loss = linear_cross_entropy(hidden, weight, targets, chunk)
+    (3.0 * loss).backward()
+    expected, hidden_grad, weight_grad = reference(hidden, weight, targets, scale=3.0)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(hidden.grad.double(), hidden_grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(weight.grad.double(), weight_grad, rtol=1e-5, atol=1e-7)
+    with torch.no_grad():
+        assert torch.equal(linear_cross_entropy(hidden, weight, targets, chunk), loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("chunk", [10, 4096])
+def test_masked_targets_are_left_out_in_half_formats(chunk, dtype):
+    hidden, weight, targets = inputs(dtype)
+    targets = masked(targets, "places")
+    linear_cross_entropy(hidden, weight, targets, chunk).backward()
+    _, *gradients = reference(hidden, weight, targets)
+    for got, wanted in zip((hidden.grad, weight.grad), gradients, strict=True):
+        assert (got - wanted).abs().max() < 0.02 * wanted.abs().max()
+    assert not hidden.grad[::3].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("chunk", [10, 4096])
+def test_without_a_target_loss_and_gradients_are_zero(chunk, dtype):
+    hidden, weight, targets = inputs(dtype)
+    loss = linear_cross_entropy(hidden, weight, masked(targets, "all"), chunk)
+    loss.backward()
+    assert loss.item() == 0 and not hidden.grad.any() and not weight.grad.any()
+
+
+def test_other_negative_targets_are_refused():
+    hidden, weight, targets = inputs()
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        linear_cross_entropy(hidden, weight, targets.index_fill(0, torch.tensor([5]), -1), 10)
+
+
 def test_second_backward_is_refused():
     hidden, weight, targets = inputs()
     loss = linear_cross_entropy(hidden, weight, targets, 10)

@@ -19,7 +19,7 @@ from zerokit.state.disk import Disk
 from zerokit.state.folder import TEMPORARY, saved_states
 
 STEPS = 3
-WORDS = ("train.steps=3", "state.every=1", "state.keep=1", "train.eval_batches=0", "model.layers=1", "batch.global=6")
+WORDS = ("train.steps=3", "state.every=1", "state.keep=1", "train.eval_samples=0", "model.layers=1", "batch.global=6")
 """Three saves: into an empty folder, beside an older state, and with one to remove."""
 
 

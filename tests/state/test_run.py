@@ -127,15 +127,20 @@ def test_row_18_another_training_is_refused_before_a_worker_starts(tmp_path):
     first = zerokit(*WORDS, "train.steps=2", "hydra.run.dir=run", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     config = (tmp_path / "run" / "config.yaml").read_text()
-    result = zerokit(*WORDS, "train.steps=4", "optimizer.lr=0.5", "model.layers=1", "hydra.run.dir=run", cwd=tmp_path)
+    other = ("optimizer.lr=0.5", "model.layers=1", "train.loss_mean=samples")
+    result = zerokit(*WORDS, "train.steps=4", *other, "hydra.run.dir=run", cwd=tmp_path)
     assert result.returncode == 2
     _, *fields, what_to_do = result.stderr.splitlines()
-    assert sorted(fields) == ["  model.layers: 2 in the state, 1 here", "  optimizer.lr: 0.01 in the state, 0.5 here"]
+    assert sorted(fields) == [
+        "  model.layers: 2 in the state, 1 here",
+        "  optimizer.lr: 0.01 in the state, 0.5 here",
+        "  train.loss_mean: tokens in the state, samples here",
+    ]
     assert what_to_do == "Put these back, or start in another folder (hydra.run.dir=DIR)."
     assert (tmp_path / "run" / "config.yaml").read_text() == config
     allowed = zerokit(
-        *WORDS, "train.steps=4", "optimizer.lr=0.5", "state.allow_changed=[optimizer.lr]", "hydra.run.dir=run",
-        cwd=tmp_path,
+        *WORDS, "train.steps=4", "optimizer.lr=0.5", "state.allow_changed=[optimizer.lr]", "train.loss_mean=tokens",
+        "hydra.run.dir=run", cwd=tmp_path,
     )  # fmt: skip
     assert allowed.returncode == 0, allowed.stderr
     last = summary(tmp_path / "run")

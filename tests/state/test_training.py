@@ -77,8 +77,8 @@ def samples(folder: Path, words: tuple[str, ...]) -> list[int]:
 
 
 def test_row_6_another_number_of_ranks_sees_the_same_samples(tmp_path):
-    straight = samples(tmp_path / "a", ("train.eval_batches=0",))
-    words = ("train.eval_batches=0", "state.every=3", "zero=stage3")
+    straight = samples(tmp_path / "a", ("train.eval_samples=0",))
+    words = ("train.eval_samples=0", "state.every=3", "zero=stage3")
     run_ranks(samples, 2, tmp_path / "b", words)
     for saved in saved_states(tmp_path / "b" / "state")[:1]:
         shutil.rmtree(saved.path)  # the end: the run goes on from step 6

@@ -76,4 +76,4 @@ def fit(trainer: Trainer, saver: Saver, until: int | None = None) -> list[dict[s
 def everything(trainer: Trainer) -> dict[str, Any]:
     """What must be equal after a resume: all tensors of this rank and the trainer's counters, without the clock's."""
     counters = {k: v for k, v in trainer.state().items() if "second" not in k and "per_sec" not in k}
-    return {**values(trainer.engine), "counters": counters, "loss_sum": float(trainer.tensors()["loss_sum"])}
+    return {**values(trainer.engine), "counters": counters, "losses": trainer.tensors()["losses"].tolist()}

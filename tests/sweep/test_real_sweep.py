@@ -11,7 +11,7 @@ from tests.commands import zerokit
 
 TINY = ("-m", "zero=stage1,stage2", "precision=fp32", "launch=single", "launch.device=cpu", "data=synthetic")
 TINY += ("model.dim=32", "model.layers=1", "model.heads=4", "train.steps=4", "train.log_every=1", "data.seq_len=32")
-TINY += ("train.eval_batches=0", "train.sample_tokens=0", "estimate.run=false", "checkpointing=full")
+TINY += ("train.eval_samples=0", "train.sample_tokens=0", "estimate.run=false", "checkpointing=full")
 
 
 def test_cells_share_a_group_and_a_half_done_one_goes_on_from_its_state(tmp_path):

@@ -15,7 +15,7 @@ from zerokit.train.metrics import read_metrics
 def test_an_offline_run_holds_the_metrics_the_config_and_the_summary(tmp_path):
     result = zerokit(
         "tracker=wandb", "tracker.mode=offline", "zero=stage3", "run.name=mine", "run.group=sweep", "run.tags=[own]",
-        "train.steps=4", "train.log_every=1", "train.eval_every=2", "train.eval_batches=1", "train.sample_tokens=0",
+        "train.steps=4", "train.log_every=1", "train.eval_every=2", "train.eval_samples=4", "train.sample_tokens=0",
         "model.dim=32", "model.layers=1", "model.heads=4", "data.seq_len=32", "hydra.run.dir=run",
         cwd=tmp_path, timeout=120,
     )  # fmt: skip

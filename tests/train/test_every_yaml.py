@@ -24,7 +24,7 @@ from zerokit.tracker import RunInfo
 from zerokit.train.assemble import assemble
 
 FILES = sorted(file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.glob("*/*.yaml"))
-SHORT = ("train.steps=2", "train.log_every=1", "train.eval_batches=1", "data.seq_len=32")
+SHORT = ("train.steps=2", "train.log_every=1", "train.eval_samples=4", "data.seq_len=32")
 SMALL = ("model.dim=32", "model.layers=1", "model.heads=4")
 """Sizes of the default model, for the YAML files of all other groups."""
 

@@ -64,13 +64,26 @@ def test_a_later_start_goes_on_where_an_earlier_one_would_be(world):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize(("held_out", "batches"), [(100, 3), (13, 8), (16, 8), (3, 8), (100, 0), (0, 8)])
-def test_every_rank_has_as_many_held_out_batches_and_none_twice(world, held_out, batches):
-    ranks = [[inputs.tolist() for inputs, _ in r.held_out(batches)] for r in loaders(world, 2, Indices(held_out))]
-    expected = min(batches, held_out // (2 * world))
-    assert [len(rank) for rank in ranks] == [expected] * world
-    indices = sorted(index for rank in ranks for batch in rank for index in batch)
-    assert indices == [*range(expected * 2 * world)]
+@pytest.mark.parametrize(("held_out", "samples"), [(100, 24), (100, 13), (13, 64), (16, 64), (3, 8), (1, 8), (100, 1)])
+def test_held_out_samples_count_once_and_every_rank_has_as_many_batches(world, held_out, samples):
+    ranks = [
+        [(inputs.tolist(), counts) for (inputs, _), counts in loader.held_out(samples)]
+        for loader in loaders(world, 2, Indices(held_out))
+    ]
+    wanted = min(samples, held_out)
+    assert [len(rank) for rank in ranks] == [-(-wanted // (2 * world))] * world
+    assert sorted(i for rank in ranks for batch, counts in rank if counts for i in batch) == [*range(wanted)]
+    assert all(0 < len(batch) <= 2 and max(batch) < wanted for rank in ranks for batch, _ in rank)
+
+
+@pytest.mark.parametrize(("held_out", "samples"), [(0, 8), (8, 0)])
+def test_without_held_out_samples_there_are_no_batches(held_out, samples):
+    assert [list(loader.held_out(samples)) for loader in loaders(2, 2, Indices(held_out))] == [[], []]
+
+
+def test_the_last_held_out_samples_are_divided_evenly():
+    last = [list(loader.held_out(13))[-1] for loader in loaders(2, 4, Indices(13))]
+    assert [batch[0].tolist() for batch, _ in last] == [[8, 9], [10, 11, 12]]
 
 
 class Pinned:

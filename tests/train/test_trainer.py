@@ -17,6 +17,7 @@ from zerokit.scheduler._base import Rates
 from zerokit.train import trainer as module_under_test
 from zerokit.train.loader import Loader
 from zerokit.train.metrics import bits_per_byte
+from zerokit.train.objective import Objective
 from zerokit.train.trainer import Trainer
 
 SEQ_LEN, GLOBAL = 3, 8
@@ -46,7 +47,8 @@ class StubEngine:
     def set_lr(self, lr: float) -> None:
         self.lr = lr
 
-    def backward(self, loss) -> None:
+    def backward(self, loss, tokens=None) -> None:
+        assert tokens is None  # of numbers there is a mean over samples
         self.calls.append(float(loss))
 
     def step(self) -> None:
@@ -65,7 +67,9 @@ class Source:
 
     def __init__(self, clock: Clock, seq_len: int | None = SEQ_LEN, bytes_per_token: float | None = None):
         self.clock, self.held_out = clock, 1 << 20
-        self.info = SimpleNamespace(seq_len=seq_len, bytes_per_token=bytes_per_token)
+        self.info = SimpleNamespace(
+            task="regression", counted="samples", seq_len=seq_len, bytes_per_token=bytes_per_token
+        )
 
     def __len__(self) -> int:
         return 32
@@ -91,8 +95,8 @@ def make(accumulation: int = 2, clock: Clock | None = None, source: Source | Non
         clock.now += COMPUTE if inputs[0] < 1000 else 0
         return inputs.mean()
 
-    options = TrainConfig(**{"steps": 4, "log_every": 1, "eval_batches": 2} | options)
-    return Trainer(engine, lambda step: Rates(0.5 / (1 + step)), loader, loss, batch, options)
+    options = TrainConfig(**{"steps": 4, "log_every": 1, "eval_samples": 8} | options)
+    return Trainer(engine, lambda step: Rates(0.5 / (1 + step)), loader, Objective(loss, source.info), batch, options)
 
 
 @pytest.fixture
@@ -132,7 +136,7 @@ def test_the_schedule_starts_at_step_0_and_is_set_before_the_update():
 
 def test_a_training_goes_on_from_its_step():
     trainer = make(accumulation=2, steps=4, log_every=2)
-    trainer.load_state({"step": 3, "samples": 3 * GLOBAL, "logged": 3})
+    trainer.load_state({"step": 3, "samples": 3 * GLOBAL})
     lines = due(trainer)
     assert trainer.engine.calls == [25.5, 29.5, "step"] and trainer.engine.lrs == [0.125]
     assert lines[4]["train/loss"] == mean_index(4)
@@ -140,7 +144,7 @@ def test_a_training_goes_on_from_its_step():
 
 @pytest.mark.parametrize(("waiting", "limits"), [(0.0, True), (9.0, False)])
 def test_a_device_that_has_nothing_to_do_at_a_line_of_metrics_waits_for_the_host(clock, waiting, limits):
-    trainer = make(steps=50, log_every=10, clock=clock, eval_batches=0)
+    trainer = make(steps=50, log_every=10, clock=clock, eval_samples=0)
     gather = trainer.comm.gather_row
 
     def gather_row(row):
@@ -160,7 +164,7 @@ def test_a_device_that_has_nothing_to_do_at_a_line_of_metrics_waits_for_the_host
     [(1, 10, [1]), (7, 3, [1, 3, 6, 7]), (6, 3, [1, 3, 6]), (3, 1, [1, 2, 3]), (5, 100, [1, 5])],
 )
 def test_metrics_are_due_at_the_first_step_every_log_every_and_the_last(steps, log_every, lines):
-    trainer = make(steps=steps, log_every=log_every, eval_batches=0)
+    trainer = make(steps=steps, log_every=log_every, eval_samples=0)
     assert list(due(trainer)) == lines
     assert trainer.engine.checks == len(lines)
 
@@ -238,8 +242,8 @@ def test_speed_counts_training_alone(clock):
 
 
 def test_the_first_step_is_timed_apart(clock):
-    trainer = make(accumulation=2, clock=clock, steps=3, log_every=3, eval_batches=0)
-    trainer.engine.backward = lambda loss: setattr(clock, "now", clock.now + (50 if float(loss) < 2 else 0))
+    trainer = make(accumulation=2, clock=clock, steps=3, log_every=3, eval_samples=0)
+    trainer.engine.backward = lambda loss, tokens: setattr(clock, "now", clock.now + (50 if float(loss) < 2 else 0))
     lines = due(trainer)
     assert (trainer.progress.first_seconds, trainer.progress.seconds) == (60, 80)
     assert [line["perf/step_time_s"] for line in lines.values()] == [60, 10]
@@ -261,7 +265,7 @@ def test_flops_follow_from_the_model(clock):
     assert "perf/tflops_per_gpu" not in due(trainer)[1]
     engine = StubEngine()
     engine.module.flops_per_token = lambda seq_len: 1e12 * seq_len
-    trainer = Trainer(engine, trainer.schedule, trainer.loader, trainer.loss, trainer.batch, trainer.options)
+    trainer = Trainer(engine, trainer.schedule, trainer.loader, trainer.objective, trainer.batch, trainer.options)
     assert due(trainer)[1]["perf/tflops_per_gpu"] == pytest.approx(SEQ_LEN * GLOBAL * SEQ_LEN / 10)
 
 
@@ -315,18 +319,35 @@ def test_memory_is_that_of_the_fullest_and_the_emptiest_rank():
 # -- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_is_the_mean_over_the_held_out_batches():
+@pytest.mark.parametrize("accumulation", [1, 2, 8])
+@pytest.mark.parametrize("samples", [1, 3, 8, 11])
+def test_evaluation_is_the_mean_over_the_held_out_samples(samples, accumulation):
+    trainer = make(accumulation=accumulation, eval_samples=samples)
+    assert trainer.evaluate() == {"eval/loss": pytest.approx(1000 + (samples - 1) / 2, rel=1e-12)}
+    assert trainer.progress.held_out_loss == pytest.approx(1000 + (samples - 1) / 2)
+    assert trainer.engine.calls == []
+
+
+def test_micro_batches_to_evaluate_may_be_given_in_place_of_samples():
     trainer = make(accumulation=2, eval_batches=3)
     assert trainer.evaluate() == {"eval/loss": 1000 + (3 * 4 - 1) / 2}
-    assert trainer.progress.held_out_loss == 1005.5
-    assert trainer.engine.calls == []
+    assert make(eval_batches=0).evaluate() == {}
+
+
+def evaluation_of_ranks(samples: int) -> float:
+    return make(accumulation=2, eval_samples=samples).evaluate()["eval/loss"]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7])
+def test_evaluation_does_not_depend_on_the_number_of_ranks(samples):
+    assert run_ranks(evaluation_of_ranks, 3, samples) == [pytest.approx(1000 + (samples - 1) / 2)] * 3
 
 
 def test_without_held_out_samples_there_is_no_evaluation():
     trainer = make()
-    trainer.loader.source.held_out = 3
+    trainer.loader.source.held_out = 0
     assert trainer.evaluate() == {} and trainer.progress.held_out_loss is None
-    assert make(eval_batches=0).evaluate() == {}
+    assert make(eval_samples=0).evaluate() == {}
     assert trainer.engine.module.training
 
 
@@ -340,7 +361,7 @@ def test_evaluation_runs_in_eval_mode_without_gradients_and_leaves_the_modes_as_
         seen.append((any(m.training for m in trainer.engine.module.modules()), torch.is_grad_enabled()))
         return inputs.mean()
 
-    trainer.loss = loss
+    trainer.objective.loss = loss
     trainer.evaluate()
     assert seen == [(False, False)] * 2
     assert [module.training for module in trainer.engine.module.modules()] == before == [True, True, True, False]
@@ -350,7 +371,7 @@ def test_evaluation_runs_in_eval_mode_without_gradients_and_leaves_the_modes_as_
 def test_the_first_step_after_an_evaluation_is_in_training_mode():
     trainer = make(steps=3, eval_every=1)
     modes = []
-    trainer.engine.backward = lambda loss: modes.append(trainer.engine.module.training)
+    trainer.engine.backward = lambda loss, tokens: modes.append(trainer.engine.module.training)
     due(trainer)
     assert modes == [True] * 6
 

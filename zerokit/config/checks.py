@@ -101,6 +101,8 @@ def _check_data(config: Config) -> None:
     model, data = config.model, config.data
     if data.name == "text":
         matching_files("data.files", data.options.files)
+    if data.name in DATA:
+        check_mean(config.train.loss_mean, getattr(data.options, "task", "tokens"))
     if model.name not in (*LANGUAGE_MODELS, "mlp") or data.name not in DATA:
         return
     task = getattr(data.options, "task", "tokens")
@@ -115,6 +117,19 @@ def _check_data(config: Config) -> None:
         )
     if model.name in LANGUAGE_MODELS:
         _check_tokens(config)
+
+
+def check_mean(mean: str | None, task: str) -> None:
+    """Refuse a mean over tokens of data that have none.
+
+    Raises:
+        ConfigError: naming the key and the data's task.
+    """
+    if mean == "tokens" and task != "tokens":
+        raise ConfigError(
+            f"train.loss_mean=tokens needs targets that are tokens, and this is data for {task}. Choose "
+            "train.loss_mean=samples, or null."
+        )
 
 
 def _check_tokens(config: Config) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+IGNORED = -100
+"""Target that stands for none: losses leave it out, as `torch.nn.functional.cross_entropy` does by default."""
+
 
 @dataclass(frozen=True)
 class DataInfo:
@@ -29,5 +32,5 @@ class DataInfo:
 
     @property
     def counted(self) -> str:
-        """What throughput counts: tokens, or samples where there are none."""
+        """What throughput and the mean of the loss count: tokens, or samples where there are none."""
         return "tokens" if self.task == "tokens" else "samples"

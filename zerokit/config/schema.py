@@ -46,14 +46,19 @@ class TrainConfig:
     """Steps between two lines of metrics."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradients; null does not clip."""
+    loss_mean: Literal["tokens", "samples"] | None = None
+    """What the loss is the mean over: `tokens`, all target tokens of a step alike, or `samples`, the means of its micro
+    batches; null takes tokens where the data has them."""
     compile: bool | None = None
     """Whether the blocks are compiled by torch.compile; null means on a GPU only."""
     compile_backend: str = "inductor"
     """Backend of torch.compile."""
     eval_every: int = 0
     """Steps between two evaluations on held-out data; 0 evaluates only at the end."""
-    eval_batches: int = 8
-    """Micro batches per process in one evaluation; 0 never evaluates."""
+    eval_samples: int = 64
+    """Held-out samples in one evaluation over all processes, or all if there are fewer; 0 never evaluates."""
+    eval_batches: int | None = None
+    """The same in micro batches per process, in place of `eval_samples`."""
     cuda_graph: bool = False
     """Whether whole steps are recorded as a CUDA graph and replayed (GPU only): faster where batches are small."""
     deterministic: bool = False
@@ -71,7 +76,8 @@ class TrainConfig:
             0,
             seed=self.seed,
             eval_every=self.eval_every,
-            eval_batches=self.eval_batches,
+            eval_samples=self.eval_samples,
+            eval_batches=self.eval_batches or 0,
             sample_tokens=self.sample_tokens,
         )
         if self.clip_norm is not None and not self.clip_norm > 0:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zerokit.config.data_info import DataInfo
+from zerokit.config.data_info import IGNORED, DataInfo
 from zerokit.config.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]
@@ -20,6 +20,12 @@ def permutation(length: int, *seeds: int) -> Tensor:
     for seed in seeds:
         mixed = (mixed * 6364136223846793005 + seed + 1442695040888963407) % 2**63
     return torch.randperm(length, generator=torch.Generator().manual_seed(mixed))
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of logits (N, V) with targets (N,) but those `IGNORED`, 0 if all are: 0-dim, fp32."""
+    total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)
 
 
 class Source(ABC):
@@ -48,7 +54,7 @@ class Source(ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of a model that returns outputs: 0-dim, fp32."""
+        """Mean loss of a model that returns outputs over the targets that are not `IGNORED`: 0-dim, fp32."""
 
     def batch(self, start: int, count: int) -> Batch:
         """Inputs and targets (CPU tensors) of the samples with global indices `start … start+count-1`."""
@@ -107,7 +113,7 @@ class TokenSource(Source):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits (B, T, V) with tokens (B, T), in nats per token."""
-        return F.cross_entropy(outputs.flatten(0, -2).float(), targets.flatten())
+        return cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
     def decode(self, tokens: list[int]) -> str:
         """Text of `tokens`; bytes that are no UTF-8 become U+FFFD."""

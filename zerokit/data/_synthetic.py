@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zerokit.config.data_info import DataInfo
-from zerokit.data._source import Batch, Source, TokenSource
+from zerokit.data._source import Batch, Source, TokenSource, cross_entropy
 
 
 def progressions(options, rows: int, generator: torch.Generator) -> Tensor:
@@ -58,7 +58,7 @@ class VectorSource(Source):
         """Mean squared error of (B, out), or cross-entropy of logits (B, classes) in nats."""
         if self.info.task == "regression":
             return F.mse_loss(outputs.float(), targets.float())
-        return F.cross_entropy(outputs.float(), targets)
+        return cross_entropy(outputs, targets)
 
 
 def linear_map(options, rows: int, generator: torch.Generator) -> Batch:

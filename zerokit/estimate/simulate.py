@@ -20,7 +20,8 @@ from zerokit.estimate.memo import Memo
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.rank import DryCommunicator
 from zerokit.estimate.tracker import BACKEND, Tracker
-from zerokit.train.assemble import build_engine, can_record, is_compiled, loss_function, wrap_blocks
+from zerokit.train.assemble import build_engine, build_objective, can_record, is_compiled, wrap_blocks
+from zerokit.train.objective import Objective
 from zerokit.zero.engine import Engine
 from zerokit.zero.partition import find_blocks
 
@@ -97,7 +98,7 @@ class Simulator:
         tracker = Tracker(self.hardware, self._memo)
         with no_collection(), tracker.active():
             engine = self._build(cfg, world, batch, tracker)
-            step = _Step(engine, self._source, batch, tracker)
+            step = _Step(engine, build_objective(engine, self._source, cfg), self._source, batch, tracker)
             step.run()  # compiles, and records the orders of gathers and reductions
             tracker.ledger.restart()
             if engine.reaches_compression(cfg.train.steps):
@@ -173,9 +174,8 @@ def _label_forward(model: nn.Module, tracker: Tracker) -> None:
 class _Step:
     """Training steps as the trainer takes them, with at most `MICRO_BATCHES` micro-batches."""
 
-    def __init__(self, engine: DryEngine, source: Any, batch: Batch, tracker: Tracker):
-        self.engine, self.tracker, self.accumulation = engine, tracker, batch.accumulation
-        self.loss = loss_function(engine, source)
+    def __init__(self, engine: DryEngine, objective: Objective, source: Any, batch: Batch, tracker: Tracker):
+        self.objective, self.engine, self.tracker, self.accumulation = objective, engine, tracker, batch.accumulation
         shapes = source.batch(0, batch.micro)
         with tracker.ledger.of_kind("activations"):
             self.batches = [
@@ -187,10 +187,10 @@ class _Step:
         """Take one step; what was spent on each of its micro-batches and on the update."""
         spent, before = [], self._reading()
         for index, (inputs, targets) in enumerate(self.batches):
-            loss = self.loss(inputs, targets)
+            loss, tokens = self.objective(inputs, targets)
             self.tracker.ledger.kind = "temporary"
-            self.engine.backward(loss, last=index + 1 == len(self.batches))
-            del loss
+            self.engine.backward(loss, last=index + 1 == len(self.batches), tokens=tokens)
+            del loss, tokens
             self.tracker.clock.compute.wait(self.tracker.host.now)
             spent.append(self._reading() - before)
             before = self._reading()

@@ -129,7 +129,10 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Language model: tokens (B, T) int64 → logits (B, T, V), or with targets (B, T) the mean loss in nats (fp32)."""
+    """Language model: tokens (B, T) int64 → logits (B, T, V), or with targets (B, T) the mean loss in nats (fp32).
+
+    Targets of -100 are left out of the mean.
+    """
 
     shardwise_init = True
 

@@ -29,17 +29,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._triton import has_triton
 
+from zerokit.config.data_info import IGNORED
+
 log = logging.getLogger(__name__)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = 2048) -> Tensor:
-    """Mean of `F.cross_entropy(F.linear(hidden, weight), targets)`: 0-dim, fp32, in nats.
+    """Mean of `F.cross_entropy(F.linear(hidden, weight), targets)`: 0-dim, fp32, in nats; 0 if no target is counted.
 
     hidden (N, D) and weight (V, D) of one dtype, in which the matrix products run; targets (N,) int64, each in
-    [0, V); the softmax is computed in fp32; `chunk` tokens at a time. Not differentiable twice.
+    [0, V) or `IGNORED`, which is not counted; the softmax is computed in fp32; `chunk` tokens at a time. Not
+    differentiable twice.
     """
     if targets.is_cuda:  # elsewhere an index out of range is an error by itself
-        torch._assert_async(((targets >= 0) & (targets < len(weight))).all(), "a target is outside the vocabulary")
+        inside = (targets >= 0) & (targets < len(weight)) | (targets == IGNORED)
+        torch._assert_async(inside.all(), "a target is outside the vocabulary")
     if not torch.is_grad_enabled() or not (hidden.requires_grad or weight.requires_grad):
         return _loss(hidden, weight, targets, chunk)
     several = _RecomputeInBackward if _underflows(hidden) else _GradientInForward
@@ -51,21 +55,24 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk:
 def softmax_gradient(logits: Tensor, targets: Tensor, scale: Tensor | None) -> Tensor:
     """The losses (N,) in fp32 of `logits` (N, V), which become their gradients: (softmax - one-hot) · scale.
 
-    scale: 0-dim, fp32; None leaves the logits alone.
+    Both are 0 where the target is `IGNORED`. scale: 0-dim, fp32; None leaves the logits alone.
     """
     assert logits.is_contiguous()
     if logits.is_cuda and (kernel := _kernel()) is not None:
         losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         kernel.softmax_gradient[(len(logits),)](
-            logits, targets, losses, scale, logits.shape[1], scale is not None, kernel.COLUMNS, num_warps=kernel.WARPS
-        )
+            logits, targets, losses, scale, logits.shape[1], scale is not None, IGNORED, kernel.COLUMNS,
+            num_warps=kernel.WARPS,
+        )  # fmt: skip
         return losses
+    counted = (targets != IGNORED)[:, None]
+    index = targets[:, None] * counted
     log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
-    losses = -log_p.gather(1, targets[:, None]).squeeze(1)
+    losses = -log_p.gather(1, index).where(counted, 0.0).squeeze(1)
     if scale is not None:
         gradient = log_p.exp_()
-        gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-        logits.copy_(gradient.mul_(scale))
+        gradient.scatter_add_(1, index, gradient.new_full((len(targets), 1), -1.0))
+        logits.copy_(gradient.mul_(counted * scale))
     return losses
 
 
@@ -89,14 +96,19 @@ def _chunks(hidden: Tensor, targets: Tensor, size: int) -> zip:
     return zip(hidden.split(size), targets.split(size), strict=True)
 
 
-def _mean(losses: Sequence[Tensor], tokens: int) -> Tensor:
-    return torch.stack([loss.sum() for loss in losses]).sum() / tokens
+def _count(targets: Tensor) -> Tensor:
+    """How many targets the mean is over, at least 1 (0-dim)."""
+    return (targets != IGNORED).sum().clamp(min=1)
+
+
+def _mean(losses: Sequence[Tensor], count: Tensor) -> Tensor:
+    return torch.stack([loss.sum() for loss in losses]).sum() / count
 
 
 def _loss(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """The mean loss alone."""
     losses = [softmax_gradient(F.linear(h, weight), t, None) for h, t in _chunks(hidden, targets, chunk)]
-    return _mean(losses, len(targets))
+    return _mean(losses, _count(targets))
 
 
 def _gradients(
@@ -119,10 +131,6 @@ def _gradients(
     return losses, of_hidden, of_weight
 
 
-def _number(value: float, like: Tensor) -> Tensor:
-    return torch.full((), value, dtype=torch.float32, device=like.device)
-
-
 def _underflows(hidden: Tensor) -> bool:
     """Whether gradients of the logits need the scale of the loss."""
     return hidden.dtype == torch.float16
@@ -133,18 +141,17 @@ class _GradientInBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        logits = F.linear(hidden, weight)
-        early = None if _underflows(hidden) else _number(1 / len(targets), hidden)
-        losses = softmax_gradient(logits, targets, early)
+        logits, count = F.linear(hidden, weight), _count(targets)
+        losses = softmax_gradient(logits, targets, None if _underflows(hidden) else count.reciprocal())
         ctx.save_for_backward(hidden, weight, targets, logits)
-        return losses.sum() / len(targets)
+        return losses.sum() / count
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple:
         hidden, weight, targets, of_logits = ctx.saved_tensors
         if _underflows(hidden):
-            softmax_gradient(of_logits, targets, upstream.float() / len(targets))
+            softmax_gradient(of_logits, targets, upstream.float() / _count(targets))
             upstream = torch.ones_like(upstream)
         of_hidden = (of_logits @ weight) * upstream if ctx.needs_input_grad[0] else None
         of_weight = of_logits.T @ (hidden * upstream) if ctx.needs_input_grad[1] else None
@@ -154,10 +161,10 @@ class _GradientInBackward(torch.autograd.Function):
 class _GradientInForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        scale = _number(1 / len(targets), hidden)
-        losses, *gradients = _gradients(hidden, weight, targets, chunk, scale, ctx.needs_input_grad)
+        count = _count(targets)
+        losses, *gradients = _gradients(hidden, weight, targets, chunk, count.reciprocal(), ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)
-        return _mean(losses, len(targets))
+        return _mean(losses, count)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -177,6 +184,6 @@ class _RecomputeInBackward(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple:
         hidden, weight, targets = ctx.saved_tensors
-        scale = upstream.float() / len(targets)
+        scale = upstream.float() / _count(targets)
         _, *gradients = _gradients(hidden, weight, targets, ctx.chunk, scale, ctx.needs_input_grad)
         return *gradients, None, None

@@ -14,7 +14,7 @@ from zerokit.state.folder import FOLDER, given_states, saved_states
 from zerokit.state.manifest import read_manifest
 
 SECTIONS = ("model", "data", "optimizer", "scheduler")
-KEYS = ("train.seed", "train.clip_norm", "batch.global")
+KEYS = ("train.seed", "train.clip_norm", "train.loss_mean", "batch.global")
 """What a training's weights depend on beside the sections; everything else may change from run to run."""
 SHAPELESS = tuple(
     f"model.{name}"
@@ -111,8 +111,9 @@ def check_config(config: Mapping[str, Any], run_dir: Path) -> None:
     """
     options = config["state"]
     now = identity(config)
-    if now.get("batch.global") is None:  # only the workers know it then
-        now.pop("batch.global", None)
+    for key in ("batch.global", "train.loss_mean"):
+        if now.get(key) is None:  # only the workers know it then
+            now.pop(key, None)
     for path in candidates(run_dir, options["resume"]):
         try:
             facts = read_manifest(path).facts

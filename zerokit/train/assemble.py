@@ -21,6 +21,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.train.groups import parameter_groups
 from zerokit.train.loader import Loader
+from zerokit.train.objective import Objective
 from zerokit.train.trainer import Trainer
 from zerokit.zero.engine import Engine
 from zerokit.zero.materialize import build_on_meta
@@ -96,6 +97,15 @@ def loss_function(engine: Engine, source: Any) -> Callable[[Tensor, Tensor], Ten
     return lambda inputs, targets: source.loss(engine(inputs), targets)
 
 
+def build_objective(engine: Engine, source: Any, cfg: Config) -> Objective:
+    """The loss of the model or the data, and its mean over a step, as `train.loss_mean` says.
+
+    Raises:
+        ConfigError: the data have no tokens to take the mean over.
+    """
+    return Objective(loss_function(engine, source), source.info, cfg.train.loss_mean)
+
+
 def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation: int,
                  kind: Callable[..., Engine] = Engine, groups: ParameterGroups | None = None) -> Engine:  # fmt: skip
     """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say; `groups`, whose
@@ -153,7 +163,7 @@ def assemble(cfg: Config, comm: Communicator) -> Trainer:
     schedule = build_schedule(cfg, engine.optimizer)
     _seed(cfg.train.seed * 1_000_003 + comm.rank)  # dropout differs between ranks
     loader = Loader(source, batch.micro, comm.rank, comm.world, comm.device)
-    return Trainer(engine, schedule, loader, loss_function(engine, source), batch, cfg.train)
+    return Trainer(engine, schedule, loader, build_objective(engine, source, cfg), batch, cfg.train)
 
 
 def _seed(seed: int) -> None:

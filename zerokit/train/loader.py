@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -46,11 +47,19 @@ class Loader:
                 following = pool.submit(self._cut, index)
                 yield tuple(t.to(self.device, non_blocking=True) for t in batch)
 
-    def held_out(self, batches: int) -> Iterator[Batch]:
-        """At most `batches` micro-batches of held-out samples, as many for every rank."""
-        for index in range(batches):
-            first = index * self.world * self.micro
-            if self.source.validation(first + (self.world - 1) * self.micro, self.micro) is None:
-                return
-            batch = self.source.validation(first + self.rank * self.micro, self.micro)
-            yield tuple(t.to(self.device) for t in batch)
+    def held_out(self, samples: int) -> Iterator[tuple[Batch, bool]]:
+        """Micro-batches of the first `samples` held-out samples, or of all if they are fewer, and whether they count.
+
+        Every rank gets as many: at stage 3 all must run the model together. The last ones are smaller where the samples
+        do not fill them; a rank for which none is left gets one that another has, which does not count.
+        """
+        total, together = self._held_out_samples(samples), self.world * self.micro
+        for first in range(0, total, together):
+            count = min(together, total - first)
+            start, end = (first + count * rank // self.world for rank in (self.rank, self.rank + 1))
+            batch = self.source.validation(start, max(1, end - start))
+            yield tuple(t.to(self.device) for t in batch), start < end
+
+    def _held_out_samples(self, most: int) -> int:
+        """How many held-out samples there are, at most `most`."""
+        return bisect_left(range(most), True, key=lambda place: self.source.validation(place, 1) is None)

@@ -118,7 +118,7 @@ class Profiler:
 
 def _name_phases(trainer: Trainer) -> None:
     """Let forward, backward and update have ranges of their own in the trace."""
-    trainer.loss = _named("forward", trainer.loss)
+    trainer.objective.loss = _named("forward", trainer.objective.loss)
     trainer.engine.backward = _named("backward", trainer.engine.backward)
     trainer.engine.step = _named("update", trainer.engine.step)
 

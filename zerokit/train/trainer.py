@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zerokit.train.loader import Loader
+from zerokit.train.loader import Batch, Loader
 from zerokit.train.memory import MemoryMeter
 from zerokit.train.metrics import GIB, bits_per_byte
+from zerokit.train.objective import Objective, weighted
 from zerokit.train.peak import find_peak
 from zerokit.train.waits import Waits
 from zerokit.zero.engine import Engine
@@ -30,14 +31,12 @@ class Progress:
 
     step: optimizer steps. samples: seen by all ranks; tokens: those in them (samples, where data has no tokens).
     seconds: of training, without evaluation; first_seconds: of the first step alone, which compiles and allocates.
-    logged: step of the last line of metrics. loss: mean over the steps since the line before; first_loss: that of the
-    first step.
+    loss: mean since the line of metrics before; first_loss: that of the first step.
     """
 
     step: int = 0
     samples: int = 0
     tokens: int = 0
-    logged: int = 0
     seconds: float = 0.0
     first_seconds: float = 0.0
     loss: float | None = None
@@ -87,14 +86,14 @@ class Trainer:
 
     Args:
         engine: the model and its state. schedule: rates of a step.
-        loader: micro-batches of this rank. loss: inputs, targets → mean loss of a micro-batch (0-dim).
-        batch: samples per step. options: steps, log_every, eval_every, eval_batches.
+        loader: micro-batches of this rank. objective: their loss. batch: samples per step.
+        options: steps, log_every, eval_every, eval_samples, eval_batches.
     """
 
     def __init__(self, engine: Engine, schedule: Callable[[int], Any], loader: Loader,
-                 loss: Callable[[Tensor, Tensor], Tensor], batch: Any, options: Any):  # fmt: skip
-        self.engine, self.schedule, self.loader, self.loss, self.batch, self.options = (
-            engine, schedule, loader, loss, batch, options)  # fmt: skip
+                 objective: Objective, batch: Any, options: Any):  # fmt: skip
+        self.engine, self.schedule, self.loader, self.objective, self.batch, self.options = (
+            engine, schedule, loader, objective, batch, options)  # fmt: skip
         self.comm, self.info = engine.comm, loader.source.info
         self.lr = engine.lr
         self.meter = MemoryMeter(engine.device)
@@ -103,7 +102,7 @@ class Trainer:
         flops = getattr(engine.module, "flops_per_token", None)
         self.flops_per_token = flops(self.info.seq_len) if flops else None
         self.peak_tflops = options.peak_tflops or peak_of(engine)
-        self._loss_sum = torch.zeros((), dtype=torch.float32, device=engine.device)  # since the last measurement
+        self._losses = torch.zeros(2, dtype=torch.float64, device=engine.device)  # weighted, since the last measurement
         self.on_phase: Callable[..., None] = lambda name, steps=0: None  # told when something else than a step begins
         self._run = CapturedStep(engine, self._whole_step) if options.cuda_graph else self._whole_step
         self.waits = Waits(KERNELS * len(engine.units) * batch.accumulation)
@@ -127,7 +126,7 @@ class Trainer:
             if due or evaluate:
                 self.on_phase("measure", step + 1 - timed)
                 metrics = self._measure(watch, step + 1 - timed)
-                self.progress.logged = timed = step + 1
+                timed = step + 1
                 self.engine.check()
             watch.stop()
             if metrics is not None:
@@ -159,7 +158,7 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """What else a state needs of this rank."""
-        return {"loss_sum": self._loss_sum}
+        return {"losses": self._losses}
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -171,36 +170,35 @@ class Trainer:
         began = time.perf_counter()
         micro_batches = [next(batches) for _ in range(self.batch.accumulation)]
         watch.data += time.perf_counter() - began
-        self._loss_sum += self._run(micro_batches)
+        self._losses += self._run(micro_batches)
 
     def _whole_step(self, micro_batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
-        """Forward and backward of every micro-batch and the update; the mean loss (0-dim)."""
-        total = torch.zeros((), dtype=torch.float32, device=self.engine.device)
+        """Forward and backward of every micro-batch and the update; this rank's sum of `weighted` losses."""
+        losses = torch.zeros_like(self._losses)
         for inputs, targets in micro_batches:
-            loss = self.loss(inputs, targets)
-            self.engine.backward(loss)
-            total += loss.detach().float()
+            loss, tokens = self.objective(inputs, targets)
+            self.engine.backward(loss, tokens=tokens)
+            losses += weighted(loss, 1.0 if tokens is None else tokens)
         self.engine.step()
-        return total / len(micro_batches)
+        return losses
 
     # -- metrics -----------------------------------------------------------------------------------------------------
 
     def _measure(self, watch: _Stopwatch, steps: int) -> dict[str, float]:
         """Metrics since the line before; `watch` has timed `steps` steps. The host waits for the device."""
-        loss = self._loss_sum / (self.progress.step - self.progress.logged)
-        self._loss_sum.zero_()
+        losses = self._losses.clone()
+        self._losses.zero_()
         began = time.perf_counter()
-        rows = self.comm.gather_row(
-            [loss, float(self.peak_bytes()), float(self.meter.reserved() + self.comm.shared_bytes), self.waits.last]
-        )
+        memory = float(self.peak_bytes()), float(self.meter.reserved() + self.comm.shared_bytes)
+        rows = self.comm.gather_row([*losses, *memory, self.waits.last])
         waited = time.perf_counter() - began
         watch.stop()
         seconds = max(watch.seconds, 1e-9) / steps
         data = watch.data / max(watch.seconds, 1e-9)
-        self.waits.note([row[3] for row in rows])
+        self.waits.note([row[4] for row in rows])
         self.waits.measure(waited, seconds, steps, data)
         watch.start()
-        mean = sum(row[0] for row in rows) / len(rows)
+        mean = _mean(rows)
         progress, engine = self.progress, self.engine
         progress.loss = mean
         progress.first_loss = mean if progress.first_loss is None else progress.first_loss
@@ -214,9 +212,9 @@ class Trainer:
             "optim/lr": self.lr,
             **self._speed(seconds),
             "time/data_pct": 100 * data,
-            "memory/max_allocated_gib": max(row[1] for row in rows) / GIB,
-            "memory/min_allocated_gib": min(row[1] for row in rows) / GIB,
-            "memory/max_reserved_gib": max(row[2] for row in rows) / GIB,
+            "memory/max_allocated_gib": max(row[2] for row in rows) / GIB,
+            "memory/min_allocated_gib": min(row[2] for row in rows) / GIB,
+            "memory/max_reserved_gib": max(row[3] for row in rows) / GIB,
             "precision/skipped_steps": float(engine.steps_skipped),
         }
         if engine.numerics.scaler is not None:
@@ -246,15 +244,34 @@ class Trainer:
         per_token = self.info.bytes_per_token
         return {} if per_token is None else {f"{prefix}/bits_per_byte": bits_per_byte(loss, per_token)}
 
+    @property
+    def eval_samples(self) -> int:
+        """Held-out samples of an evaluation, over all ranks."""
+        batches = self.options.eval_batches
+        return self.options.eval_samples if batches is None else batches * self.batch.micro * self.comm.world
+
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Mean loss over held-out samples; empty where there are none."""
+        """Mean loss over the targets of the held-out samples; empty where there are none."""
         with evaluating(self.engine.module), self.engine.evaluating():
-            batches = self.loader.held_out(self.options.eval_batches)
-            losses = [self.loss(inputs, targets).float() for inputs, targets in batches]
+            losses = [self._held_out_loss(*part) for part in self.loader.held_out(self.eval_samples)]
         if not losses:
             return {}
-        rows = self.comm.gather_row([torch.stack(losses).mean()])
-        mean = sum(row[0] for row in rows) / len(rows)
+        mean = _mean(self.comm.gather_row([*torch.stack(losses).sum(0)]))
         self.progress.held_out_loss = mean
         return {"eval/loss": mean, **self._bits("eval", mean)}
+
+    def _held_out_loss(self, batch: Batch, counts: bool) -> Tensor:
+        """The weighted loss of held-out samples, or nothing if they do not count.
+
+        Compiled code keeps to the shape of a training step: for others it would be made anew, and slower for all.
+        """
+        whole = len(batch[1]) == self.batch.micro
+        with nullcontext() if whole else torch.compiler.set_stance("force_eager"):
+            loss, count = self.objective.counted(*batch)
+        return weighted(loss, count * counts)
+
+
+def _mean(rows: list[list[float]]) -> float:
+    """The mean of the ranks' weighted losses, which begin their rows; 0 where nothing had a weight."""
+    return sum(row[0] for row in rows) / max(sum(row[1] for row in rows), 1.0)

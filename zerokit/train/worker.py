@@ -128,10 +128,14 @@ def open_state(
     Raises:
         StateError: no state can be written or read. StateMismatch: the one to go on from is of another training.
     """
-    batch = {"batch.global": trainer.batch.global_, "data.sha256": trainer.info.sha256}
+    resolved = {
+        "batch.global": trainer.batch.global_,
+        "data.sha256": trainer.info.sha256,
+        "train.loss_mean": trainer.objective.mean,
+    }
     facts = {"precision": cfg.precision.name, "config": config}
     saver = Saver(
-        trainer, folder / FOLDER, cfg.state, identity(config, **batch), facts, disk, cfg.launch.save_timeout_s
+        trainer, folder / FOLDER, cfg.state, identity(config, **resolved), facts, disk, cfg.launch.save_timeout_s
     )
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     paths = candidates(folder, cfg.state.resume, restarted) if trainer.comm.rank == 0 else []

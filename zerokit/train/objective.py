@@ -1,0 +1,53 @@
+"""What a step minimises: the mean loss over the targets that are not masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zerokit.config.checks import check_mean
+from zerokit.config.data_info import IGNORED, DataInfo
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Objective:
+    """The loss of a micro-batch, and what it counts in the mean of a step.
+
+    Args:
+        loss: inputs, targets → mean over the targets that are not `IGNORED` (0-dim). info: of the data.
+        mean: `tokens` of all micro-batches and ranks alike, `samples` (each micro-batch alike), or None: by the data.
+
+    Raises:
+        ConfigError: a mean over tokens of data that have none.
+    """
+
+    def __init__(self, loss: Loss, info: DataInfo, mean: str | None = None):
+        check_mean(mean, info.task)
+        self.loss = loss
+        self.mean = mean or info.counted
+        self._maskable = info.task != "regression"
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mean loss of a micro-batch (0-dim), and the tokens it is over; None where micro-batches count alike."""
+        loss, count = self.counted(inputs, targets)
+        return (loss, count) if self.mean == "tokens" else (loss * (count > 0), None)
+
+    def counted(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        """The mean loss of a micro-batch (0-dim), and how many targets it is over; with none it is finite, no more.
+
+        [Note: nothing to learn] Many a loss is NaN where every target is masked, and no factor makes zero of that. So
+        such a micro-batch is run as if its targets were class 0, and then counts for nothing.
+        """
+        if not self._maskable:
+            return self.loss(inputs, targets), len(targets)
+        count = (targets != IGNORED).sum()
+        return self.loss(inputs, targets.masked_fill(count == 0, 0)), count
+
+
+def weighted(loss: Tensor, weight: Tensor | float) -> Tensor:
+    """The loss times its weight, and the weight: (2,) float64, detached; sums of these give a mean."""
+    loss = loss.detach().double()
+    return torch.stack((loss, torch.ones_like(loss))) * weight
