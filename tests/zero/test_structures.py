@@ -319,6 +319,29 @@ def test_units_used_at_once_that_share_memory_are_an_error_on_every_rank():
     assert run_ranks(message_of, 2, Clashing, 2) == ["no error"] * 2
 
 
+def chosen(stage: int, units: list[str]) -> str:
+    torch.manual_seed(0)
+    engine = engine_of(Choosing(), stage, units=units)
+    try:
+        for x in inputs(engine.comm.rank, 2):
+            engine.backward(engine(x).square().mean())
+            engine.step()
+    except RuntimeError as error:
+        return str(error)
+    return engine.reader.sha256()
+
+
+def test_ranks_that_need_different_units_are_told_which():
+    first, second = run_ranks(chosen, 2, 3, [])
+    assert "'encoders.0'" in first and "'encoders.1'" in first and "zero.units" in first
+    assert "'encoders.0'" in second and "'encoders.1'" in second and "zero.units" in second
+
+
+def test_ranks_may_choose_among_modules_that_are_no_units():
+    whole = run_ranks(chosen, 2, 2, [])
+    assert run_ranks(chosen, 2, 3, ["encoders.3"]) == whole
+
+
 class Failing(Checkpointed):
     """Raises in the forward or in the backward pass when told to."""
 

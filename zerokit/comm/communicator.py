@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from datetime import timedelta
 from functools import lru_cache
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zerokit.comm.journal import PATH_BYTES, Journal
 from zerokit.comm.peer import PeerMemory, share
 from zerokit.comm.stream import COMMUNICATION, UPDATE, Stream
 
@@ -106,6 +108,20 @@ class Communicator:
         memory = share(elements, dtype, self.device, self._gather_group, self._channels)
         self.shared_bytes += 0 if memory is None else memory.nbytes
         return memory
+
+    def open_journal(self) -> Journal | None:
+        """Where the ranks of one host compare what they gather; None where there is one rank, or several hosts. A
+        collective."""
+        on_one_host = int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) == self.world
+        if self.world == 1 or not on_one_host or self.device.type == "meta":
+            return None
+        return Journal(self.rank, self.world, self._share_text, waits=self.device.type == "cpu")
+
+    def _share_text(self, text: str) -> str:
+        """The text of rank 0, of at most `PATH_BYTES` bytes. The host waits for the device."""
+        letters = torch.tensor(list(text.encode().ljust(PATH_BYTES)), dtype=torch.uint8, device=self.device)
+        self.all_reduce(letters.mul_(self.rank == 0), kind="text")
+        return bytes(letters.tolist()).decode().strip()
 
     def fence(self) -> None:
         """Before shards written on this stream are gathered: wait until every rank has written its own."""

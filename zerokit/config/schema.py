@@ -29,6 +29,10 @@ class ZeroConfig:
     transport: Literal["auto", "collective", "peer"] = "auto"
     """How shards travel: `collective` by NCCL or gloo, `peer` by the copy engines between GPUs of one host, with sums
     in the format in which gradients are stored; auto takes peer where it is possible."""
+    guard: Literal["auto", "always"] = "auto"
+    """How backward is followed (stage 3). `always` sees every use of a weight, and weights that are not there read NaN;
+    `auto` does so on a CPU, and on a GPU until two steps have not needed it: from then on a use that could not be
+    followed is an error."""
 
     def __post_init__(self) -> None:
         _at_least(0, prefetch=self.prefetch, min_unit=self.min_unit)
@@ -67,6 +71,9 @@ class TrainConfig:
     """Tokens of text generated at the end (language models); 0 generates none."""
     peak_tflops: float | None = None
     """TFLOP/s of one device for perf/mfu_pct; null takes the datasheet's figure for the GPU and the compute format."""
+    unused_parameters: Literal["skip", "zero"] = "skip"
+    """What happens to parameters that no process used in a step: `skip` leaves them and their optimizer states alone, as
+    PyTorch does; `zero` updates them with gradients of zero."""
     max_skips: int = 20
     """Successive steps that may be skipped for non-finite gradients before the run fails."""
 

@@ -124,6 +124,8 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         min_unit=cfg.zero.min_unit,
         prefetch=cfg.zero.prefetch,
         peers=cfg.zero.transport != "collective",
+        guard=True if cfg.zero.guard == "always" else None,
+        skip_unused=cfg.train.unused_parameters == "skip",
         seed=cfg.train.seed,
         max_skips=cfg.train.max_skips,
     )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from zerokit.comm import Communicator
+from zerokit.comm.journal import Parting
 from zerokit.zero.passes import in_backward
 from zerokit.zero.placement import Collective, Placement, Stage, transition
 from zerokit.zero.unit import Slot, Unit
@@ -42,6 +43,8 @@ class Gatherer:
         self._persistent = stage.parameter is Placement.REPLICATE
         self._holders = Counter(id(unit.slot) for unit in units)
         self._read: list[Unit] = []  # from outside their modules
+        self._numbers = {unit: number for number, unit in enumerate(units)}
+        self._journal = comm.open_journal() if before_use is Collective.ALL_GATHER else None
         for unit in units if self._persistent else ():  # materialising the model has written their whole weights
             unit.slot.owner, unit.slot.version = unit, self.version
 
@@ -170,6 +173,8 @@ class Gatherer:
         slot = unit.slot
         if self._is_fresh(unit, slot):
             return
+        if self._journal is not None:
+            self._agree(self._journal.write(self._numbers[unit]))
         if self._collective is Collective.ALL_GATHER:
             with self.comm.gathers as stream:
                 stream.wait(slot.free)
@@ -178,11 +183,32 @@ class Gatherer:
                     self.comm.fence()
                     unit.fenced = self.version
                 if not unit.in_place:
-                    self.comm.all_gather(slot.buffer[: unit.layout.total], unit.shard)
+                    self._all_gather(unit)
                 slot.ready = stream.record()
         if slot.owner is not None and slot.owner is not unit:
             slot.owner.model_views.hide()
         slot.owner, slot.version, slot.free = unit, self.version, None
+
+    def _all_gather(self, unit: Unit) -> None:
+        try:
+            self.comm.all_gather(unit.slot.buffer[: unit.layout.total], unit.shard)
+        except RuntimeError as error:
+            if self._journal is not None and (parting := self._journal.compare()) is not None:
+                raise self._parted(parting) from error
+            raise
+
+    def _agree(self, parting: Parting | None) -> None:
+        if parting is not None:
+            raise self._parted(parting)
+
+    def _parted(self, parting: Parting) -> RuntimeError:
+        mine, theirs = (self.units[number].name for number in (parting.mine, parting.theirs))
+        return RuntimeError(
+            f"The ranks run different modules: rank {self.comm.rank} needs the weights of '{mine}', rank "
+            f"{parting.other} those of '{theirs}', and each has a part of both. Name in zero.units a module that "
+            "contains all among which the ranks choose, or name other modules only: what is left over is whole during "
+            "a step. Or divide no parameters (zero.stage=2)."
+        )
 
     def weights_changed(self) -> None:
         """The update of every unit has been issued: persistent weights are gathered now, others when needed."""
