@@ -22,7 +22,7 @@ CASES = [
 
 
 def engine_of(model, checkpointing):
-    return initialize(model, {"checkpointing": checkpointing, "train": {"clip_norm": None}})
+    return initialize(model, {"checkpointing": checkpointing})
 
 
 def gradients(name, checkpointing, **options):

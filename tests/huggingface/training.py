@@ -38,7 +38,6 @@ def make_engine(model: nn.Module, how: Combination) -> Any:
         "precision": how.precision,
         "checkpointing": how.checkpointing,
         "optimizer": {"name": "sgd", "lr": LR, "momentum": 0.0},
-        "train": {"clip_norm": None},
     }
     return initialize(model, config)
 

@@ -19,6 +19,7 @@ from zerokit.compat.deepspeed.optimizer import DeepSpeedOptimizer
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.schema import BatchConfig, Config
 from zerokit.train.assemble import compile_blocks
+from zerokit.train.client import mark_stepped
 from zerokit.zero.engine import Engine
 
 CHECK_EVERY = 100
@@ -118,7 +119,8 @@ class DeepSpeedEngine(nn.Module):
         self._skipped_before.copy_(self.engine.steps_skipped)
         self.engine.step()
         self._applied = None
-        _mark_stepped(self.optimizer)
+        for one in (self.optimizer, self.optimizer.optimizer):
+            mark_stepped(one)
         self.global_steps += 1
         self.global_samples += self._batch.global_
         if self.lr_scheduler is not None:
@@ -375,9 +377,3 @@ class DeepSpeedEngine(nn.Module):
         """The whole compute weights and buffers on the CPU of every rank. Every rank calls it."""
         found = states.whole_model(self, exclude_frozen_parameters, everywhere=True)
         return {prefix + name: value for name, value in found.items()}
-
-
-def _mark_stepped(optimizer: DeepSpeedOptimizer) -> None:
-    """Tell torch's schedulers that the optimizer has stepped, or they warn that it did not."""
-    for one in (optimizer, optimizer.optimizer):
-        one._opt_called = True
