@@ -332,8 +332,8 @@ class DeepSpeedEngine(nn.Module):
         """
         if exclude_frozen_parameters:
             tell("exclude_frozen_parameters: a state holds them all, so that it is whole.")
-        states.save(self, Path(save_dir), f"global_step{self.global_steps}" if tag is None else str(tag),
-                    client_state or {}, save_latest)  # fmt: skip
+        folder, name = states.folder_of("save_dir", save_dir), f"global_step{self.global_steps}" if tag is None else tag
+        states.save(self, folder, str(name), client_state or {}, save_latest)
         return True
 
     def load_checkpoint(self, load_dir: str | Path, tag: Any = None, load_module_strict: bool = True,
@@ -352,7 +352,7 @@ class DeepSpeedEngine(nn.Module):
             scheduler=load_lr_scheduler_states and not load_module_only,
             counters=not load_module_only,
         )
-        return states.load(self, Path(load_dir), None if tag is None else str(tag), parts)
+        return states.load(self, states.folder_of("load_dir", load_dir), None if tag is None else str(tag), parts)
 
     def save_16bit_model(self, save_dir: str | Path, save_filename: str = "pytorch_model.bin",
                          exclude_frozen_parameters: bool = False) -> bool:  # fmt: skip
@@ -360,7 +360,7 @@ class DeepSpeedEngine(nn.Module):
 
         Every rank calls it; it gathers at every stage.
         """
-        states.save_model(self, Path(save_dir) / save_filename, exclude_frozen_parameters)
+        states.save_model(self, states.folder_of("save_dir", save_dir) / save_filename, exclude_frozen_parameters)
         return True
 
     save_fp16_model = save_16bit_model

@@ -18,7 +18,6 @@ from zerokit.compat.deepspeed.lr_schedules import from_json
 from zerokit.compat.deepspeed.optimizer import DeepSpeedOptimizer, plain_group
 from zerokit.compat.deepspeed.source import load
 from zerokit.compat.deepspeed.translation import Facts, Translation, translate
-from zerokit.compat.deepspeed.zero import take_values_on_rank_0
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
@@ -193,8 +192,15 @@ def _inner(model: nn.Module, setup: Setup, division: Division) -> Engine:
     two_formats = getattr(options, "reduce_dtype", None) != getattr(options, "accumulate_dtype", None)
     # A script may use more micro-batches than it says (no_sync): their sums need the format of sums.
     accumulation = max(setup.batch.accumulation, 2 if two_formats else 1)
-    own = {"seed": None} if take_values_on_rank_0() else {}
+    own = {"seed": None} if _rank_0_has_the_values(model, ranks) else {}
     return build_engine(model, cfg, ranks, accumulation, lambda *a, **k: Engine(*a, **{**k, **own}), division.groups)
+
+
+def _rank_0_has_the_values(model: nn.Module, ranks: Communicator) -> bool:
+    """Whether a model was built under `zero.Init`: all ranks ask, as they must take its first values in one way."""
+    missing = float(any(parameter.is_meta for parameter in model.parameters()))
+    first, *others = [row[0] for row in ranks.gather_row([missing])]
+    return not first and any(others)
 
 
 # -- schedulers ------------------------------------------------------------------------------------------------------
