@@ -1,6 +1,6 @@
 # make train   install into .venv and train the main job     make train ARGS="zero=stage3 precision=bf16"
 # make test    install and run the tests                     make test-gpu   those that need a GPU
-# make test-chaos BUDGET=60 JOBS=2   long tests of faults, as many cases as fit each test's seconds
+# make test-chaos BUDGET=60 JOBS=2   long tests: of faults, as many cases as fit each test's seconds, and of other people's models
 # make lint    check style and format                        make format     put both right
 PYTHON ?= python3
 ARGS ?=
@@ -25,7 +25,7 @@ test: $(INSTALLED)
 
 # BUDGET: seconds for each test, 0 for all its cases; JOBS: cases side by side; RECORD=1 writes tests/chaos/RESULTS.md
 test-chaos: $(INSTALLED)
-	$(BIN)/python -m pytest -m chaos --budget $(BUDGET) --jobs $(JOBS) $(if $(RECORD),--record) tests/chaos
+	$(BIN)/python -m pytest -m chaos --budget $(BUDGET) --jobs $(JOBS) $(if $(RECORD),--record) tests/chaos tests/huggingface
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--budget", type=float, help="seconds for everything; runs that would not fit are skipped")
     add("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results (bench/results)")
     add("--commit", help="commit to record (BENCH_COMMIT, else that of git)")
+    add("--against", type=Path, metavar="PATH", help="another checkout, which runs zerokit's systems before this one")
+    add("--against-commit", help="commit of the other checkout (that of git)")
     args = parser.parse_args(argv)
     _check(parser, args)
+    args.trees = [Tree(machine.ROOT)]
+    if args.against is not None:
+        args.trees.insert(0, _other_tree(parser, args))
     return args
 
 
@@ -74,6 +80,29 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--nproc: each process needs a GPU of its own; expected at most {gpus}, got {args.nproc}.")
 
 
+def _other_tree(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Tree:
+    root = args.against.resolve()
+    for part in ("zerokit/__init__.py", "bench/worker.py"):
+        if not (root / part).is_file():
+            parser.error(
+                f"--against: expected the root of a checkout of zerokit; there is no {part} in {args.against}."
+            )
+    if root == machine.ROOT:
+        parser.error("--against: this is the checkout that runs; name another one.")
+    if not any(text.startswith("zerokit-") for text in args.systems):
+        parser.error(f"--against: expected a system of zerokit among --systems; got {', '.join(args.systems)}.")
+    return Tree(root, f"@{root.name}/", args.against_commit or machine.commit(root))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A checkout that runs systems. prefix: of their names in the results; commit: known of another one than this."""
+
+    root: Path
+    prefix: str = ""
+    commit: str | None = None
+
+
 class Clock:
     """The time that is left, and how long runs have taken."""
 
@@ -97,21 +126,27 @@ class Clock:
         self._taken[case, system] = seconds
 
 
-def one_run(args: argparse.Namespace, case: Case, system: str, nproc: int, clock: Clock) -> dict[str, Any]:
-    """Run a system once, or say why not."""
+def one_run(args: argparse.Namespace, case: Case, system: str, tree: Tree, nproc: int, clock: Clock) -> dict[str, Any]:
+    """Run a system of a checkout once, or say why not."""
     missing = why_missing(parse(system).name)
     if missing:
         return {"status": "missing", "reason": missing}
-    timeout, reason = clock.allows(case.name, system)
+    timeout, reason = clock.allows(case.name, tree.prefix + system)
     if reason:
         return {"status": "skipped", "reason": reason}
     keys = ("device", "precision", "data", "steps", "warmup", "lr", "seed")
     spec = {"case": case.name, "system": system} | {key: getattr(args, key) for key in keys}
     began = time.monotonic()
-    record = launch.run(spec, nproc, timeout)
+    record = launch.run(spec, nproc, timeout, str(tree.root))
     seconds = time.monotonic() - began
-    clock.took(case.name, system, seconds)
+    clock.took(case.name, tree.prefix + system, seconds)
     return record | {"seconds": seconds}
+
+
+def lineup(args: argparse.Namespace) -> list[tuple[str, Tree]]:
+    """What runs in a round, in order: every system in this checkout, zerokit's in the other one just before."""
+    own = args.trees[-1:]
+    return [(text, tree) for text in args.systems for tree in (args.trees if text.startswith("zerokit-") else own)]
 
 
 def compare(args: argparse.Namespace, case: Case, facts: dict[str, Any], clock: Clock) -> Result:
@@ -119,15 +154,17 @@ def compare(args: argparse.Namespace, case: Case, facts: dict[str, Any], clock: 
     nproc = args.nproc if case.gpus is None else min(case.gpus, args.nproc)
     header = {"nproc": nproc, "precision": args.precision, "data": args.data, "curve": args.curve is not None}
     header |= {"lr": args.lr, "seed": args.seed, "steps": args.steps, "wanted_baseline": args.baseline}
+    if args.against is not None:
+        header["against"] = {"prefix": args.trees[0].prefix, "commit": args.trees[0].commit}
     result = Result(args.out, case.to_dict(), facts, header)
-    systems = list(args.systems)
+    waiting = lineup(args)
     for turn in range(args.rounds):
-        for system in tuple(systems):
-            record = one_run(args, case, system, nproc, clock)
-            result.add({"system": system, "round": turn, **record})
-            _say(case.name, turn, system, record)
+        for system, tree in tuple(waiting):
+            record = one_run(args, case, system, tree, nproc, clock)
+            result.add({"system": tree.prefix + system, "round": turn, **record})
+            _say(case.name, turn, tree.prefix + system, record)
             if record["status"] in ("failed", "missing"):
-                systems.remove(system)  # it would fail again, and time on a GPU is dear
+                waiting.remove((system, tree))  # it would fail again, and time on a GPU is dear
     return result
 
 
@@ -146,7 +183,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """Run the comparisons, print their tables, and return the JSON files."""
     argv = sys.argv[1:] if argv is None else argv
     args = arguments(argv)
-    facts = machine.collect(args.device, args.commit, argv)
+    shown = [args.trees[0].prefix if word == str(args.against) else word for word in argv]
+    facts = machine.collect(args.device, args.commit, shown)
     clock = Clock(args.budget, args.timeout)
     paths = []
     for name in args.cases:

@@ -28,19 +28,24 @@ def gpus() -> list[tuple[str, str]]:
     return [tuple(part.strip() for part in line.rsplit(",", 1)) for line in answer.stdout.strip().splitlines()]
 
 
-def commit() -> str:
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def commit(root: Path = ROOT) -> str:
     """BENCH_COMMIT, else the commit of this checkout, `-dirty` if tracked files differ; `unknown` without git.
 
-    A copied tree may come with the git folder of another state.
+    A copied tree may come with the git folder of another state. root: of another checkout, which BENCH_COMMIT does not
+    speak of.
     """
-    if "BENCH_COMMIT" in os.environ:
+    if root == ROOT and "BENCH_COMMIT" in os.environ:
         return os.environ["BENCH_COMMIT"]
-    root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return "unknown"  # a copy inside of a checkout, which git takes for a part of it
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):

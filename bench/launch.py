@@ -22,39 +22,43 @@ LOG_TAIL = 3000
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 
-def run(spec: dict[str, Any], nproc: int, timeout: float) -> dict[str, Any]:
-    """The record of a run: status `ok` with its figures, or `failed` with a `reason` and the end of the log."""
+def run(spec: dict[str, Any], nproc: int, timeout: float, root: str = ROOT) -> dict[str, Any]:
+    """The record of a run: status `ok` with its figures, or `failed` with a `reason` and the end of the log.
+
+    root: of the checkout whose `bench.worker` and zerokit run.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         spec = spec | {"folder": name, "launched": time.time(), "timeout": timeout}
         # Hosted here, as torchrun does: a port that was free a moment ago may have been taken by a run beside this one.
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         with (folder / "log").open("wb") as log:
-            processes = _start(spec, nproc, log, store.port)
+            processes = _start(spec, nproc, log, store.port, root)
             try:
                 late = not _wait(processes, folder, time.monotonic() + timeout)
             finally:
                 _kill(processes)
-        return _result(folder, processes, timeout if late else None)
+        return _result(folder, processes, timeout if late else None, root)
 
 
-def environment(system: str) -> dict[str, str]:
+def environment(system: str, root: str = ROOT) -> dict[str, str]:
     """Variables for the processes of a system: those of this process, the shared caches, and its own."""
     caches = Path(tempfile.gettempdir()) / "zerokit-bench"
     env = {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
     env |= os.environ
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, env.get("PYTHONPATH"))))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (root, env.get("PYTHONPATH"))))
     return env | PINNED | parse(system).env
 
 
-def _start(spec: dict[str, Any], nproc: int, log: Any, port: int) -> list[subprocess.Popen]:
-    env = environment(spec["system"])
+def _start(spec: dict[str, Any], nproc: int, log: Any, port: int, root: str) -> list[subprocess.Popen]:
+    env = environment(spec["system"], root)
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     env |= {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "bench.worker", json.dumps(spec)]
     return [
         subprocess.Popen(
             command,
+            cwd=root,  # the first place where `-m` looks
             env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -83,14 +87,14 @@ def _kill(processes: list[subprocess.Popen]) -> None:
         process.wait()
 
 
-def _result(folder: Path, processes: list[subprocess.Popen], timeout: float | None) -> dict[str, Any]:
+def _result(folder: Path, processes: list[subprocess.Popen], timeout: float | None, root: str) -> dict[str, Any]:
     if (folder / "record.json").exists():
         return {"status": "ok"} | json.loads((folder / "record.json").read_text())
     log = (folder / "log").read_text(errors="replace")[-LOG_TAIL:]
     return {
         "status": "failed",
-        "reason": _without_paths(_reason(folder, processes, timeout)),
-        "log": _without_paths(log),
+        "reason": _without_paths(_reason(folder, processes, timeout), root),
+        "log": _without_paths(log, root),
     }
 
 
@@ -105,9 +109,15 @@ def _reason(folder: Path, processes: list[subprocess.Popen], timeout: float | No
     return f"ended without a result, exit codes {codes}"
 
 
-def _without_paths(text: str) -> str:
+def _without_paths(text: str, root: str) -> str:
     """Results are published: they name no folders of the machine."""
-    for path, name in ((ROOT, "."), (sys.prefix, "PYTHON"), (sys.base_prefix, "PYTHON"), (str(Path.home()), "~")):
+    for path, name in (
+        (root, "."),
+        (ROOT, "."),
+        (sys.prefix, "PYTHON"),
+        (sys.base_prefix, "PYTHON"),
+        (str(Path.home()), "~"),
+    ):
         if len(path) > 1:
             text = text.replace(path, name)
     return text

@@ -50,3 +50,5 @@ class Result:
             for name, row in systems.items():
                 row["loss_distance"] = table.loss_distance(groups[name], groups[base])
         self.values["systems"], self.values["baseline"] = systems, base
+        if "against" in self.values:
+            self.values["ratios"] = table.ratios(systems, self.values["against"]["prefix"])

@@ -9,6 +9,7 @@ HEADER = (
     "system", "step ms (p10–p90)", "tok/s/GPU", "TFLOP/s", "speed", "allocated GiB", "reserved", "device",
     "loss first → last", "start s", "runs",
 )  # fmt: skip
+PEAKS = ("allocated_gib", "reserved_gib", "device_gib")
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -28,10 +29,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     steps = [ms for run in good for ms in run["step_ms"]]
     step = median(steps)
     speed = good[0]["tokens_per_step"] / step * 1000
-    peaks = {
-        key: max(run[key] for run in good) if key in good[0] else None
-        for key in ("allocated_gib", "reserved_gib", "device_gib", "start_allocated_gib")
-    }
+    peaks = {key: max(run[key] for run in good) if key in good[0] else None for key in (*PEAKS, "start_allocated_gib")}
     return {
         "step_ms": step,
         "p10_ms": quantile(steps, 0.1),
@@ -66,6 +64,23 @@ def pick_baseline(systems: dict[str, dict[str, Any]], wanted: str | None) -> str
     return ran[0] if ran else None
 
 
+def ratios(systems: dict[str, dict[str, Any]], prefix: str) -> dict[str, dict[str, Any]]:
+    """For every system that ran in both checkouts, this one's figures over the other's, whose names have the prefix.
+
+    step_ms: of the medians over all steps; rounds: of those of each round; the peaks of memory, None where there are
+    none.
+    """
+    pairs = {name: (row, systems.get(prefix + name)) for name, row in systems.items()}
+    return {
+        name: _ratio(new, old) for name, (new, old) in pairs.items() if old and "reason" not in new.keys() | old.keys()
+    }
+
+
+def _ratio(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    figures = {key: new[key] / old[key] if new[key] and old[key] else None for key in ("step_ms", *PEAKS)}
+    return figures | {"rounds": [a / b for a, b in zip(new["round_ms"], old["round_ms"], strict=False)]}
+
+
 def short(commit: str) -> str:
     """Twelve digits of a commit, and whether it was changed."""
     digits, dash, rest = commit.partition("-")
@@ -89,7 +104,20 @@ def render(result: dict[str, Any]) -> str:
     for name, row in systems.items():
         cells = [name, row["reason"]] if "reason" in row else _cells(name, row, systems[base], result["curve"])
         lines.append("| " + " | ".join([*cells, *[""] * (len(header) - len(cells))]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_against(result)]) + "\n"
+
+
+def _against(result: dict[str, Any]) -> list[str]:
+    """A line for every system that ran in both checkouts."""
+    if "against" not in result:
+        return []
+    prefix, commit = result["against"]["prefix"], short(result["against"]["commit"])
+    lines = ["", f"This checkout over {prefix} (commit {commit}), of medians and of peaks:", ""]
+    for name, ratio in result["ratios"].items():
+        rounds = ", ".join(f"{value:.3f}" for value in ratio["rounds"])
+        memory = "; ".join(f"{key.removesuffix('_gib')} {ratio[key]:.3f}" for key in PEAKS if ratio[key] is not None)
+        lines.append(f"- {name}: step {ratio['step_ms']:.3f} (by rounds {rounds}){'; ' if memory else ''}{memory}")
+    return lines
 
 
 def _cells(name: str, row: dict[str, Any], base: dict[str, Any], curve: bool) -> list[str]:
@@ -99,7 +127,7 @@ def _cells(name: str, row: dict[str, Any], base: dict[str, Any], curve: bool) ->
         f"{row['tokens_per_second']:,.0f}",
         f"{row['tflops']:.1f}",
         f"{base['step_ms'] / row['step_ms']:.3f}",
-        *("–" if row[key] is None else f"{row[key]:.1f}" for key in ("allocated_gib", "reserved_gib", "device_gib")),
+        *("–" if row[key] is None else f"{row[key]:.1f}" for key in PEAKS),
         f"{row['first_loss']:.4f} → {row['last_loss']:.4f}",
         f"{row['startup_s']:.0f}",
         row["runs"],

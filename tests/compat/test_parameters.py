@@ -136,6 +136,34 @@ def test_init_keeps_values_on_rank_0_alone():
         assert first["equal"] and first["groups"] and first["shift"] == list(range(12))
 
 
+def two_built_first(stage: int) -> list[bool]:
+    """Whether each of two models that were built under Init, before either is initialised, has rank 0's values; and a
+    third one, built without."""
+    models = []
+    for seed in (7, 8):
+        torch.manual_seed(seed)
+        with deepspeed.zero.Init():
+            models.append(Odd())
+    torch.manual_seed(9)
+    models.append(Odd())
+    found = []
+    for seed, model in zip((7, 8, 9), models, strict=True):
+        engine, *_ = make(stage, model=model)
+        torch.manual_seed(seed)
+        expected = Odd().state_dict()
+        found.append(all(torch.equal(value, expected[name]) for name, value in engine.engine.whole_weights()))
+        train(engine, 1)
+    return found
+
+
+def test_two_models_are_built_before_either_is_initialised():
+    def run() -> list:
+        deepspeed.init_distributed()
+        return [two_built_first(stage) for stage in range(4)]
+
+    assert run_ranks(run, 2, timeout=60) == [[[True] * 3] * 4] * 2
+
+
 def test_init_reads_its_configuration():
     with pytest.raises(ValueError, match="zero_optimization.stag. Did you mean"):
         deepspeed.zero.Init(config_dict_or_path={"zero_optimization": {"stag": 3}})

@@ -129,3 +129,50 @@ def test_whole_models_in_the_compute_format(tmp_path, precision):
         fp32 = deepspeed.utils.get_fp32_state_dict_from_zero_checkpoint(tmp_path / str(stage) / "states")
         assert fp32["head.weight"].dtype is torch.float32 and set(fp32) == {n for n, _ in Net().named_parameters()}
         torch.testing.assert_close(fp32["head.weight"], file["head.weight"].float(), atol=0, rtol=2**-8)
+
+
+class Tied(torch.nn.Module):
+    """Two pairs of names for one parameter each, one of them across modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(12, 12, bias=False)
+        self.second = torch.nn.Linear(12, 12, bias=False)
+        self.second.weight = self.first.weight
+        self.head = torch.nn.Linear(12, 1)
+        self.bias = self.head.bias
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x))) + self.bias
+
+
+def test_every_name_of_tied_weights_is_in_the_fp32_state_dict(tmp_path):
+    def run(stage: int) -> None:
+        torch.manual_seed(0)
+        engine, *_ = make(stage, model=Tied())
+        train(engine, 1)
+        engine.save_checkpoint(tmp_path / str(stage))
+
+    on_all_stages(run, 2)
+    for stage in range(4):
+        weights = deepspeed.utils.get_fp32_state_dict_from_zero_checkpoint(tmp_path / str(stage))
+        model = Tied()
+        model.load_state_dict(weights)
+        assert torch.equal(weights["second.weight"], weights["first.weight"]) and model.bias is model.head.bias
+
+
+FOLDERS = {
+    "save_checkpoint": lambda engine: engine.save_checkpoint(""),
+    "load_checkpoint": lambda engine: engine.load_checkpoint(""),
+    "save_16bit_model": lambda engine: engine.save_16bit_model(""),
+    "fp32": lambda engine: deepspeed.utils.get_fp32_state_dict_from_zero_checkpoint(""),
+}
+
+
+@pytest.mark.parametrize("call", FOLDERS)
+def test_an_empty_text_is_no_folder(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    engine, *_ = make(1)
+    with pytest.raises(ValueError, match="_dir: expected a folder, got an empty text"):
+        FOLDERS[call](engine)
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from zerokit.checkpointing._replay import may_change, replayed
+
 # Products and attention take nearly all the time of a block; the overloads differ by device and kernel.
 KEPT_NAMES = (
     "mm",
@@ -40,7 +42,14 @@ class Recompute:
         options = self._options
 
         def checkpointed(*args, **kwargs):
-            return checkpoint(forward, *args, use_reentrant=False, **options, **kwargs)
+            if any(may_change(value) for value in (*args, *kwargs.values())):
+                return replayed(forward, args, kwargs, options)
+            count, names = len(args), tuple(kwargs)
+
+            def run(*values):  # named tensors go by place, where a checkpoint notices that they are changed in place
+                return forward(*values[:count], **dict(zip(names, values[count:], strict=True)))
+
+            return checkpoint(run, *args, *kwargs.values(), use_reentrant=False, **options)
 
         return checkpointed
 

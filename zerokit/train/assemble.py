@@ -19,6 +19,7 @@ from zerokit.config.batch import resolve_batch
 from zerokit.config.checks import is_replayable
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
+from zerokit.train.caches import keep_no_caches
 from zerokit.train.groups import parameter_groups
 from zerokit.train.loader import Loader
 from zerokit.train.objective import Objective
@@ -54,11 +55,11 @@ def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device, backend: An
     backend: of torch.compile, in place of that of the config.
     """
     checkpointing = registry.build("checkpointing", cfg.checkpointing)
-    compiled = is_compiled(cfg, device.type)
-    blocks = find_blocks(model)
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(find_blocks(model)):
         block.forward = checkpointing.wrap(block.forward, index)
-    if compiled:
+    if cfg.checkpointing.name != "none":
+        keep_no_caches(model)
+    if is_compiled(cfg, device.type):
         compile_blocks(model, cfg.zero.units, backend or cfg.train.compile_backend)
 
 

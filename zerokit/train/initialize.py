@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -21,7 +22,11 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.parse import spell
 from zerokit.config.schema import BatchConfig, Config
 from zerokit.train.assemble import build_engine, wrap_blocks
+from zerokit.train.client import ClientEngine
+from zerokit.train.takeover import Division, choices, divide
 from zerokit.zero.engine import Engine
+
+log = logging.getLogger(__name__)
 
 DEFAULTS: dict[str, Any] = {
     "precision": "fp32",
@@ -44,21 +49,49 @@ EXAMPLES = {
 """Options of every section that `initialize` uses, for its errors."""
 
 
-def initialize(model: nn.Module, config: Mapping[str, Any] | None = None) -> Engine:
+def initialize(
+    model: nn.Module, config: Mapping[str, Any] | None = None, *, optimizer: torch.optim.Optimizer | None = None
+) -> Engine:
     """Divide a model's training state among the ranks and return its engine.
 
     model: with real values (those of rank 0 count), or built under `torch.device("meta")`, whose modules then
         initialise themselves on the ranks. It must not have been moved to a device or wrapped before.
     config: groups as on the command line: `{"zero": {"stage": 3}, "precision": "bf16", "optimizer": {"name": "adamw",
         "lr": 3e-4}, "train": {"clip_norm": 1.0}, "batch": {"accumulation": 4}}`. A name alone takes a group's defaults.
+        Nothing is clipped unless `train.clip_norm` says so.
+    optimizer: of torch.optim, for the model's parameters, in place of `config["optimizer"]`. Its groups keep their
+        hyperparameters; learning rates and the momentum may change from step to step, by torch's schedulers for one.
 
     Under torchrun the process group is opened if none is. Raises ConfigError, naming the key.
     """
     cfg = _typed({} if config is None else config)
+    division = None if optimizer is None else _divide(model, optimizer, config or {})
+    names = {parameter: name for name, parameter in model.named_parameters()}
     device = _join(cfg)
     comm = Communicator(device, cfg.launch.timeout_s)
     wrap_blocks(model, cfg, device)
-    return build_engine(model, cfg, comm, _accumulation(cfg.batch, comm.world))
+    accumulation = _accumulation(cfg.batch, comm.world)
+    if division is None:
+        return build_engine(model, cfg, comm, accumulation)
+    engine = build_engine(model, cfg, comm, accumulation, ClientEngine, division.groups)
+    engine.follow(optimizer, names, division)
+    return engine
+
+
+def _divide(model: nn.Module, optimizer: Any, config: Mapping[str, Any]) -> Division:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"optimizer=: expected an optimizer of torch.optim, got {spell(optimizer)}; zerokit's are named in the "
+            f"configuration: {EXAMPLES['optimizer']}."
+        )
+    if "optimizer" in config:
+        raise ConfigError("optimizer: given twice, in the configuration and as optimizer=; leave one out.")
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    groups = zip(optimizer.param_groups, choices(optimizer), strict=True)
+    division = divide(model, [(group["params"], choice) for group, choice in groups])
+    if division.left:
+        log.warning(division.told())
+    return division
 
 
 def _accumulation(batch: BatchConfig, world: int) -> int:
@@ -82,12 +115,13 @@ def _typed(config: Mapping[str, Any]) -> Config:
 
 
 def typed(config: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> Config:
-    """The configuration for a loop of one's own: blocks are compiled if asked only. others: more sections."""
+    """The configuration for a loop of one's own: only if asked are blocks compiled and gradients clipped. others: more
+    sections."""
     values = DEFAULTS | dict(config) | dict(others or {})
     for group in registry.GROUPS:
         if isinstance(values[group], str):
             values[group] = {"name": values[group]}
-    values["train"] = {"compile": False} | dict(values.get("train", {}))
+    values["train"] = {"compile": False, "clip_norm": None} | dict(values.get("train", {}))
     cfg = Config.from_dict({key: dict(value) for key, value in values.items()})
     if cfg.zero.auto:
         raise ConfigError("zero.auto: only runs of zerokit's own loop choose for themselves; set zero.stage.")

@@ -41,8 +41,8 @@ class CapturedStep:
             )
         if engine.changes:
             raise ConfigError(
-                "train.cuda_graph=true replays one recorded step, and this optimizer's steps change after its warm-up. "
-                "Set it to false."
+                "train.cuda_graph=true replays one recorded step, and this optimizer's steps change: after its "
+                "warm-up, or as the torch optimizer says that the engine follows. Set it to false."
             )
         self._engine, self._step = engine, step
         self._stream = torch.cuda.Stream(engine.device, priority=COMPUTE)

@@ -19,6 +19,7 @@ from zerokit.compat.deepspeed.optimizer import DeepSpeedOptimizer
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.schema import BatchConfig, Config
 from zerokit.train.assemble import compile_blocks
+from zerokit.train.client import mark_stepped
 from zerokit.zero.engine import Engine
 
 CHECK_EVERY = 100
@@ -118,7 +119,8 @@ class DeepSpeedEngine(nn.Module):
         self._skipped_before.copy_(self.engine.steps_skipped)
         self.engine.step()
         self._applied = None
-        _mark_stepped(self.optimizer)
+        for one in (self.optimizer, self.optimizer.optimizer):
+            mark_stepped(one)
         self.global_steps += 1
         self.global_samples += self._batch.global_
         if self.lr_scheduler is not None:
@@ -330,8 +332,8 @@ class DeepSpeedEngine(nn.Module):
         """
         if exclude_frozen_parameters:
             tell("exclude_frozen_parameters: a state holds them all, so that it is whole.")
-        states.save(self, Path(save_dir), f"global_step{self.global_steps}" if tag is None else str(tag),
-                    client_state or {}, save_latest)  # fmt: skip
+        folder, name = states.folder_of("save_dir", save_dir), f"global_step{self.global_steps}" if tag is None else tag
+        states.save(self, folder, str(name), client_state or {}, save_latest)
         return True
 
     def load_checkpoint(self, load_dir: str | Path, tag: Any = None, load_module_strict: bool = True,
@@ -350,7 +352,7 @@ class DeepSpeedEngine(nn.Module):
             scheduler=load_lr_scheduler_states and not load_module_only,
             counters=not load_module_only,
         )
-        return states.load(self, Path(load_dir), None if tag is None else str(tag), parts)
+        return states.load(self, states.folder_of("load_dir", load_dir), None if tag is None else str(tag), parts)
 
     def save_16bit_model(self, save_dir: str | Path, save_filename: str = "pytorch_model.bin",
                          exclude_frozen_parameters: bool = False) -> bool:  # fmt: skip
@@ -358,7 +360,7 @@ class DeepSpeedEngine(nn.Module):
 
         Every rank calls it; it gathers at every stage.
         """
-        states.save_model(self, Path(save_dir) / save_filename, exclude_frozen_parameters)
+        states.save_model(self, states.folder_of("save_dir", save_dir) / save_filename, exclude_frozen_parameters)
         return True
 
     save_fp16_model = save_16bit_model
@@ -375,9 +377,3 @@ class DeepSpeedEngine(nn.Module):
         """The whole compute weights and buffers on the CPU of every rank. Every rank calls it."""
         found = states.whole_model(self, exclude_frozen_parameters, everywhere=True)
         return {prefix + name: value for name, value in found.items()}
-
-
-def _mark_stepped(optimizer: DeepSpeedOptimizer) -> None:
-    """Tell torch's schedulers that the optimizer has stepped, or they warn that it did not."""
-    for one in (optimizer, optimizer.optimizer):
-        one._opt_called = True

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zerokit.compat.deepspeed.takeover import Division
 from zerokit.config.errors import ConfigError
+from zerokit.train.client import Hyperparameters
+from zerokit.train.takeover import Division
 
 if TYPE_CHECKING:
     from zerokit.compat.deepspeed.engine import DeepSpeedEngine
-
-FIXED = ("weight_decay", "eps", "nesterov")
-"""Hyperparameters that a running training keeps."""
 
 
 class DeepSpeedOptimizer(torch.optim.Optimizer):
@@ -34,9 +32,7 @@ class DeepSpeedOptimizer(torch.optim.Optimizer):
             self.param_groups, self.defaults = client.param_groups, client.defaults
         self.client = client
         self.optimizer = self if client is None else client
-        self._fixed = [self._fixed_values(group) for group in self.param_groups]
-        self._rates: list[float] | None = None
-        self._momentum = self._momenta()
+        self._hyperparameters = Hyperparameters(self.param_groups, division)
 
     @property
     def engine(self) -> DeepSpeedEngine:
@@ -45,38 +41,13 @@ class DeepSpeedOptimizer(torch.optim.Optimizer):
         assert engine is not None, "the engine is gone"
         return engine
 
-    @staticmethod
-    def _fixed_values(group: Mapping[str, Any]) -> dict[str, Any]:
-        values = {key: group[key] for key in FIXED if key in group}
-        return values | ({"betas[1]": group["betas"][1]} if "betas" in group else {})
-
-    def _momenta(self) -> list[float]:
-        return [float(g["betas"][0] if "betas" in g else g["momentum"]) for g in self.param_groups if _has_momentum(g)]
-
     def apply(self) -> None:
         """Hand the groups' present hyperparameters to the engine.
 
         Raises:
             ConfigError: one has changed that must stay, or the groups' momenta differ and have changed.
         """
-        for index, (group, fixed) in enumerate(zip(self.param_groups, self._fixed, strict=True)):
-            for key, value in self._fixed_values(group).items():
-                if value != fixed[key]:
-                    raise ConfigError(
-                        f"optimizer.param_groups[{index}]['{key}'] went from {fixed[key]} to {value}: it is fixed when "
-                        "the engine is made. lr and the momentum may change."
-                    )
-        rates = [float(group["lr"]) for group in self.param_groups]
-        if rates != self._rates:
-            division, self._rates = self._division, rates
-            factors = [rates[o] * r for o, r in zip(division.origin, division.ratio, strict=True)]
-            self.engine.engine.set_lr(1.0, factors)
-        momenta = self._momenta()
-        if momenta != self._momentum:
-            if len(set(momenta)) > 1:
-                raise ConfigError(f"The momenta of the groups became {momenta}: they may only change together.")
-            self._momentum = momenta
-            self.engine.engine.set_momentum(momenta[0])
+        self._hyperparameters.apply(self.engine.engine)
 
     def step(self, closure: Any = None) -> None:
         """Nothing: `engine.step()` updates at the boundary."""
@@ -124,7 +95,3 @@ def plain_group(group: Mapping[str, Any]) -> dict[str, Any]:
         return list(value) if isinstance(value, tuple) else value
 
     return {key: plain(value) for key, value in group.items() if key != "params"}
-
-
-def _has_momentum(group: Mapping[str, Any]) -> bool:
-    return "betas" in group or bool(group.get("momentum"))

@@ -17,15 +17,14 @@ from zerokit.compat.deepspeed.log import logger, tell, warn
 from zerokit.compat.deepspeed.lr_schedules import from_json
 from zerokit.compat.deepspeed.optimizer import DeepSpeedOptimizer, plain_group
 from zerokit.compat.deepspeed.source import load
-from zerokit.compat.deepspeed.takeover import Division, changed, choices, divide
 from zerokit.compat.deepspeed.translation import Facts, Translation, translate
-from zerokit.compat.deepspeed.zero import take_values_on_rank_0
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
 from zerokit.config.schema import Config
 from zerokit.train.assemble import build_engine, wrap_blocks
 from zerokit.train.initialize import typed
+from zerokit.train.takeover import Division, changed, choices, divide, make_choice
 from zerokit.zero.engine import Engine
 
 DeepSpeedConfigError = ConfigError
@@ -134,6 +133,8 @@ def _make(model: nn.Module, setup: Setup, translation: Translation, optimizer: O
           parameters: list | None) -> DeepSpeedEngine:  # fmt: skip
     groups = _groups(model, setup.typed, translation, optimizer, parameters)
     division = _without_optimizer(model) if groups is None else divide(model, [(g["params"], c) for g, c in groups])
+    if division.left:
+        warn(division.told())
     names = {parameter: name for name, parameter in model.named_parameters()}
     inner = _inner(model, setup, division)
     engine = DeepSpeedEngine(model, inner, setup)
@@ -179,8 +180,6 @@ def _shown(options: Any) -> dict[str, Any]:
 
 def _without_optimizer(model: nn.Module) -> Division:
     """Gradient descent that is never asked for: an engine that only evaluates keeps no states."""
-    from zerokit.compat.deepspeed.takeover import make_choice
-
     trained = [p for p in model.parameters() if p.requires_grad]
     return divide(model, [(trained, make_choice("sgd", {"lr": 0.0, "momentum": 0.0}))])
 
@@ -193,8 +192,15 @@ def _inner(model: nn.Module, setup: Setup, division: Division) -> Engine:
     two_formats = getattr(options, "reduce_dtype", None) != getattr(options, "accumulate_dtype", None)
     # A script may use more micro-batches than it says (no_sync): their sums need the format of sums.
     accumulation = max(setup.batch.accumulation, 2 if two_formats else 1)
-    own = {"seed": None} if take_values_on_rank_0() else {}
+    own = {"seed": None} if _rank_0_has_the_values(model, ranks) else {}
     return build_engine(model, cfg, ranks, accumulation, lambda *a, **k: Engine(*a, **{**k, **own}), division.groups)
+
+
+def _rank_0_has_the_values(model: nn.Module, ranks: Communicator) -> bool:
+    """Whether a model was built under `zero.Init`: all ranks ask, as they must take its first values in one way."""
+    missing = float(any(parameter.is_meta for parameter in model.parameters()))
+    first, *others = [row[0] for row in ranks.gather_row([missing])]
+    return not first and any(others)
 
 
 # -- schedulers ------------------------------------------------------------------------------------------------------

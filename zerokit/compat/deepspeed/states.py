@@ -36,6 +36,17 @@ class Parts:
     counters: bool = True
 
 
+def folder_of(argument: str, value: str | Path) -> Path:
+    """A folder that a script names.
+
+    Raises:
+        ValueError: it names none; the present folder is ".".
+    """
+    if not str(value):
+        raise ValueError(f"{argument}: expected a folder, got an empty text; write '.' for the present one.")
+    return Path(value)
+
+
 def save(engine: DeepSpeedEngine, folder: Path, tag: str, client_state: Mapping[str, Any], latest: bool) -> None:
     """Save the training as `folder/tag`, in the place of one of that name. A collective."""
     inner = engine.engine
@@ -46,6 +57,7 @@ def save(engine: DeepSpeedEngine, folder: Path, tag: str, client_state: Mapping[
         "optimizer": pack("the optimizer's groups", {} if engine.optimizer is None else engine.optimizer.state_dict()),
         "lr_scheduler": _pack_scheduler(engine.lr_scheduler),
         "client_state": pack("client_state", dict(client_state)),
+        "aliases": _aliases(engine.module),
     }
     target, first, exchange = folder / tag, inner.comm.rank == 0, inner.state.exchange
     if first:
@@ -147,15 +159,19 @@ def whole_model(engine: DeepSpeedEngine, exclude_frozen: bool = False, everywher
             found[name] = value.cpu()
     if not keep:
         return {}
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    for alias, parameter in module.named_parameters(remove_duplicate=False):
-        if names[parameter] in found:
-            found[alias] = found[names[parameter]]
+    found |= {alias: found[name] for alias, name in _aliases(module).items() if name in found}
     for path, part in module.named_modules():
         for key, buffer in part._buffers.items():
             if buffer is not None and key not in part._non_persistent_buffers_set:
                 found[f"{path}.{key}".lstrip(".")] = buffer.detach().cpu()
     return found
+
+
+def _aliases(module: torch.nn.Module) -> dict[str, str]:
+    """Further names of tied parameters, each with the one under which a state has its values."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    every = module.named_parameters(remove_duplicate=False)
+    return {alias: names[parameter] for alias, parameter in every if alias != names[parameter]}
 
 
 def save_model(engine: DeepSpeedEngine, path: Path, exclude_frozen: bool) -> None:
@@ -182,15 +198,16 @@ def _write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def fp32_weights(folder: str | Path, tag: str | None = None) -> dict[str, Tensor]:
-    """The whole fp32 weights of a checkpoint by name, on the CPU; no process group is needed.
+    """The whole fp32 weights of a checkpoint by every name of theirs, on the CPU; no process group is needed.
 
     Raises:
         FileNotFoundError: there is no such checkpoint. DamagedState: a byte of it has changed.
     """
-    path = find(Path(folder), tag)
+    path = find(folder_of("checkpoint_dir", folder), tag)
     if path is None or not path.is_dir():
         raise FileNotFoundError(f"There is no checkpoint '{tag or LATEST}' in {folder}.")
     manifest = verify(path)
     with StateReader(path, manifest) as reader:
         names = [name for name in manifest.tensors if name.startswith("weight/")]
-        return {name.removeprefix("weight/"): reader.tensor(name).float() for name in names}
+        found = {name.removeprefix("weight/"): reader.tensor(name).float() for name in names}
+    return found | {alias: found[name] for alias, name in manifest.user.get("aliases", {}).items()}

@@ -13,16 +13,6 @@ from zerokit.compat.deepspeed.homes import home_of
 from zerokit.compat.deepspeed.source import load
 from zerokit.compat.deepspeed.translation import translate
 
-values_on_rank_0 = False
-"""Whether modules have been made under `Init` since the last `initialize`."""
-
-
-def take_values_on_rank_0() -> bool:
-    """Whether the model of this `initialize` may have values on rank 0 alone."""
-    global values_on_rank_0
-    found, values_on_rank_0 = values_on_rank_0, False
-    return found
-
 
 class Init:
     """Modules made in this block have values on rank 0 alone, on the other ranks shapes: `initialize` hands the values
@@ -38,12 +28,9 @@ class Init:
         given = config if config_dict_or_path is None else config_dict_or_path
         if given is not None:
             translate({key: value for key, value in load(given).items() if value != "auto"})
-        self._enabled = enabled
         self._meta = torch.device("meta") if enabled and comm.get_rank() > 0 else None
 
     def __enter__(self) -> Init:
-        global values_on_rank_0
-        values_on_rank_0 = values_on_rank_0 or self._enabled
         if self._meta is not None:
             self._meta.__enter__()
         return self

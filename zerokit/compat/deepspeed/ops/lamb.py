@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zerokit.compat.deepspeed.takeover import Declared
 from zerokit.config.errors import ConfigError
+from zerokit.train.takeover import Declared
 
 
 def FusedLamb(params: Any, lr: float = 1e-3, bias_correction: bool = True, betas: tuple = (0.9, 0.999),

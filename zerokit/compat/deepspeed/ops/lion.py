@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zerokit.compat.deepspeed.takeover import Declared
+from zerokit.train.takeover import Declared
 
 
 def FusedLion(params: Any, lr: float = 1e-3, betas: tuple = (0.9, 0.999), weight_decay: float = 0.0,

@@ -1,4 +1,4 @@
-"""A script's optimizer as zerokit's: each of its parameter groups becomes a choice of the group `optimizer`."""
+"""A torch optimizer as zerokit's: each of its parameter groups becomes a choice of the group `optimizer`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from zerokit.compat.deepspeed.log import warn
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
@@ -45,10 +44,10 @@ OWN = {
     ),
 }
 INSTEAD = {
-    "LBFGS": 'it evaluates the loss several times in a step; use "optimizer": {"type": "AdamW"}',
+    "LBFGS": "it evaluates the loss several times in a step; use torch.optim.AdamW",
     "SparseAdam": "gradients are dense here; use torch.optim.Adam",
-    "Adafactor": 'it factors whole matrices; leave it out and write "optimizer": {"type": "Adafactor"}',
-    "Muon": 'it works on whole matrices; leave it out and write "optimizer": {"type": "Muon"}',
+    "Adafactor": "it factors whole matrices; leave it out and choose Adafactor in the configuration",
+    "Muon": "it works on whole matrices; leave it out and choose Muon in the configuration",
 }
 """Classes of torch.optim that cannot work on shards, and what to do."""
 
@@ -62,7 +61,7 @@ class Declared(torch.optim.Optimizer):
 
     def step(self, closure: Any = None) -> None:
         """Never called: the engine takes the parameter groups over."""
-        raise RuntimeError(f"This {self.name} is a description: hand it to deepspeed.initialize(optimizer=...).")
+        raise RuntimeError(f"This {self.name} is a description: hand it to initialize(optimizer=...).")
 
 
 def choices(optimizer: torch.optim.Optimizer) -> list[Choice]:
@@ -74,7 +73,7 @@ def choices(optimizer: torch.optim.Optimizer) -> list[Choice]:
     if any(float(state.get("step", 1)) > 0 for state in optimizer.state.values() if state):
         raise ConfigError(
             f"optimizer={type(optimizer).__name__} has taken steps already; give initialize() a new one, and load a "
-            "state with load_checkpoint()."
+            "state that an engine has saved."
         )
     return [_choice(optimizer, group) for group in optimizer.param_groups]
 
@@ -144,16 +143,23 @@ def changed(choice: Choice, group: Mapping[str, Any]) -> Choice:
 class Division:
     """A model's parameters by hyperparameters.
 
-    groups: for the engine; origin: the script's parameter group of each; ratio: its learning rate over the script's.
+    groups: for the engine; origin: the optimizer's parameter group of each; ratio: its learning rate over that one's.
+    left: names of parameters that are in no group and were frozen.
     """
 
     groups: ParameterGroups
     origin: list[int]
     ratio: list[float]
+    left: list[str] = field(default_factory=list)
+
+    def told(self) -> str:
+        """A line for people on what is left."""
+        names = ", ".join(self.left[:3]) + (", …" if len(self.left) > 3 else "")
+        return f"{len(self.left)} parameters are in no group of the optimizer and stay as they are: {names}."
 
 
 def divide(model: nn.Module, groups: Sequence[tuple[Sequence[nn.Parameter], Choice]]) -> Division:
-    """The engine's groups for parameter groups (parameters, choice). Parameters in none of them are frozen, and told.
+    """The engine's groups for parameter groups (parameters, choice). Parameters in none of them are frozen.
 
     Raises:
         ConfigError: a parameter is in two groups, or not in the model.
@@ -173,9 +179,7 @@ def divide(model: nn.Module, groups: Sequence[tuple[Sequence[nn.Parameter], Choi
     left = [name for p, name in named.items() if p.requires_grad and p not in home]
     for name in left:
         model.get_parameter(name).requires_grad_(False)
-    if left:
-        warn(f"{len(left)} parameters are in no group of the optimizer and stay as they are: {', '.join(left[:3])}, ….")
-    return _division(groups, home, named)
+    return replace(_division(groups, home, named), left=left)
 
 
 def _division(groups: Sequence, home: Mapping[nn.Parameter, int], named: Mapping[nn.Parameter, str]) -> Division:
