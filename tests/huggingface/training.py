@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zerokit.config import registry
 from zerokit.train.initialize import initialize
+from zerokit.zero.partition import find_blocks
 
 for group in ("optimizer", "precision", "checkpointing"):  # imported before the ranks are forked
     _ = registry.names(group)
@@ -56,9 +57,11 @@ def masters(model: nn.Module) -> Weights:
 
 
 def train_plainly(model: nn.Module, batch: Batch, precision: str, world: int) -> Weights:
-    """The same without zerokit: fp32 weights, of which the model computes with a copy in `precision`. Frozen ones have
-    no others."""
+    """The same without zerokit: fp32 weights, of which the model computes with a copy in `precision`, as its blocks do
+    with their inputs. Frozen ones have no others."""
     dtype, weights = FORMATS[precision], masters(model)
+    for block in find_blocks(model):
+        block.register_forward_pre_hook(lambda _, args, kwargs: _cast((args, kwargs), dtype), with_kwargs=True)
     weights |= {name: weights[name].to(dtype).float() for name, p in model.named_parameters() if not p.requires_grad}
     for step in range(STEPS):
         for name, parameter in model.named_parameters():
@@ -78,6 +81,8 @@ def _gradients(model: nn.Module, batch: dict[str, Any]) -> Weights:
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, dict):
         return {key: _cast(item, dtype) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_cast(item, dtype) for item in value)
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 

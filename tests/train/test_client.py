@@ -150,6 +150,36 @@ def test_parameters_in_no_group_stay_and_are_told(caplog):
     assert moved == {"4.weight", "4.bias"}
 
 
+def test_a_parameter_without_a_group_cannot_be_made_trainable():
+    engine, _ = make_engine(lambda model: optim.SGD(model[4].parameters(), lr=0.1), 2)
+    engine.module[0].weight.requires_grad_(True)
+    with pytest.raises(ConfigError, match="'0.weight' requires a gradient and was in no group of the optimizer"):
+        train(engine, steps=1)
+
+
+def replaced(stage):
+    """The difference from plain training where a layer is replaced after the first step."""
+    new = nn.Linear(8, 8)
+    model = make_model()
+    optimizer = optim.SGD([{"params": model[0].parameters(), "lr": 0.5}, {"params": model[2:].parameters()}], lr=0.1)
+    engine = zerokit.initialize(model, {"zero": {"stage": stage, "min_unit": 0}}, optimizer=optimizer)
+    train(engine, steps=1)
+    wanted = engine.full_state_dict() | {f"2.{name}": p.detach().clone() for name, p in new.named_parameters()}
+    model[2] = new
+    plain = make_model()
+    plain.load_state_dict(wanted)
+    loss_of(plain, sample(1, 0)).backward()
+    train(engine, steps=1, first=1)
+    rates = {name: 0.5 if name.startswith("0.") else 0.1 for name in wanted}
+    steps = {name: p - rates[name] * p.grad for name, p in plain.named_parameters()}
+    return max(float((value - steps[name].detach()).abs().max()) for name, value in engine.full_state_dict().items())
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_replaced_layer_keeps_the_group_of_its_name(stage):
+    assert replaced(stage) < 1e-6
+
+
 def test_what_must_stay_is_watched():
     engine, optimizer = make_engine(OPTIMIZERS["adam"], 2)
     optimizer.param_groups[0]["weight_decay"] = 0.5

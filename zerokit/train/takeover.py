@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -185,14 +186,23 @@ def divide(model: nn.Module, groups: Sequence[tuple[Sequence[nn.Parameter], Choi
 def _division(groups: Sequence, home: Mapping[nn.Parameter, int], named: Mapping[nn.Parameter, str]) -> Division:
     bases = [registry.build("optimizer", choice) for _, choice in groups]
     made: dict[tuple, Group] = {}
-    places: dict[nn.Parameter, tuple] = {}
+    places: dict[str, tuple] = {}
     for parameter, index in home.items():
-        base = bases[index]
-        rule = base.rule(named[parameter], parameter.ndim)
-        key = (index, rule is not base)
-        made.setdefault(key, Group(base.options.weight_decay, 1.0, rule))
-        places[parameter] = key
+        base, name = bases[index], named[parameter]
+        rule = base.rule(name, parameter.ndim)
+        places[name] = (index, rule is not base)
+        made.setdefault(places[name], Group(base.options.weight_decay, 1.0, rule))
     order = sorted(made)
     ratio = [made[key].rule.lr / bases[key[0]].lr if bases[key[0]].lr else 1.0 for key in order]
-    of = lambda name, parameter: order.index(places[parameter]) if parameter in places else 0  # noqa: E731
-    return Division(ParameterGroups([made[key] for key in order], of), [key[0] for key in order], ratio)
+    found = ParameterGroups([made[key] for key in order], partial(_group_of, order, places))
+    return Division(found, [key[0] for key in order], ratio)
+
+
+def _group_of(order: Sequence[tuple], places: Mapping[str, tuple], name: str, parameter: nn.Parameter) -> int:
+    """Asked again when the model changes: for parameters that take the place of others, and for some made trainable."""
+    if name not in places and parameter.requires_grad:
+        raise ConfigError(
+            f"'{name}' requires a gradient and was in no group of the optimizer when the engine was made; give the "
+            "optimizer all parameters that are ever to be trained."
+        )
+    return order.index(places[name]) if name in places else 0
