@@ -80,7 +80,7 @@ class Views:
         for parameter, view in zip(self.parameters, self._views, strict=True):
             parameter.data = view
         if self._loud and self._views:
-            nan = torch.full((1,), torch.nan, dtype=self._views[0].dtype, device=self._views[0].device)
+            nan = torch.full((), torch.nan, dtype=self._views[0].dtype, device=self._views[0].device)
             self._nothing = [nan.expand(view.shape) for view in self._views]
         if not self.lasting:
             self.shown = True
