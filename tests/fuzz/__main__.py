@@ -11,15 +11,18 @@ from tests.fuzz import campaign
 def main() -> int:
     """Run what the command line asks for; 1 if a program failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--programs", type=int, default=None, help="number of programs; without it, until the time is over")
+    parser.add_argument(
+        "--programs", type=int, default=None, help="number of programs; without it, until the time is over"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first program; the others follow")
-    parser.add_argument("--minutes", type=float, default=None, help="longest time")
+    parser.add_argument("--budget", type=float, default=None, help="seconds after which no program is begun")
     parser.add_argument("--jobs", type=int, default=1, help="programs side by side")
     parser.add_argument("--only", default="", help="only programs that have this feature, such as use:probe")
+    parser.add_argument("--singles", action="store_true", help="programs with one feature each, at stages 0 and 3")
     parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="tell of failures as they are")
     parser.add_argument("--record", action="store_true", help="write RESULTS.md")
     options = parser.parse_args()
-    if options.programs is None and options.minutes is None:
+    if options.programs is None and options.budget is None and not options.singles:
         options.programs = 100
     return campaign.run(options)
 

@@ -31,12 +31,13 @@ class Member(nn.Module):
     def __init__(self, block: Block, body: nn.Module):
         super().__init__()
         self.block, self.body = block, body
+        self.inner = block.checkpoint.startswith("inner_")
         if block.use in ("inner_hook", "probe", "seen"):
             self.after = linear()
 
     def forward(self, entered: Any) -> Any:
         x = UNPACK[self.block.pack](entered) if self.block.pack in ENTER else entered
-        out = self.body(x)
+        out = _called(self.body, x, self.block.checkpoint.removeprefix("inner_") if self.inner else "")
         if hasattr(self, "after"):
             self.seen, out = out, self.after(out)
         return PACK[self.block.pack](out, x)
@@ -44,8 +45,10 @@ class Member(nn.Module):
 
 def _member(block: Block, context: Context) -> nn.Module:
     body = MAKE[block.body]()
-    member = Member(block, body) if block.pack or block.use in ("inner_hook", "probe", "seen") else body
-    member.requires_grad_(member is not None and not block.frozen) if block.frozen else None
+    wrapped = block.pack or block.use in ("inner_hook", "probe", "seen") or block.checkpoint.startswith("inner_")
+    member = Member(block, body) if wrapped else body
+    if block.frozen:
+        member.requires_grad_(False)
 
     def see(module: nn.Module, args: tuple, out: Any) -> None:
         context.seen.append(UNPACK[block.pack if module is member else ""](out))
@@ -62,6 +65,12 @@ def _member(block: Block, context: Context) -> nn.Module:
     return member
 
 
+def _called(module: nn.Module, x: Any, how: str) -> Any:
+    if how in ("reentrant", "nonreentrant"):
+        return checkpoint(module, x, use_reentrant=how == "reentrant")
+    return module(x)
+
+
 def _change(h: Tensor, how: str) -> Tensor:
     if how == "copy_slice_":
         h[:, 0] = 0.1
@@ -75,16 +84,18 @@ def _change(h: Tensor, how: str) -> Tensor:
 class Chain(nn.Module):
     """Blocks in a row, in a container."""
 
-    def __init__(self, blocks: tuple[Block, ...], container: str, context: Context):
+    def __init__(self, blocks: tuple[Block, ...], container: str, context: Context, twice: bool):
         super().__init__()
-        self.blocks, self.context = blocks, context
         members = [_member(block, context) for block in blocks]
+        if twice:
+            blocks, members = (*blocks, blocks[0]), [*members, members[0]]
         self.whole = container == "sequential" and all(block == _plain(block) for block in blocks)
         if self.whole:
             changes = [nn.ReLU(inplace=True) if block.inplace else nn.Identity() for block in blocks]
             self.row = nn.Sequential(*(module for pair in zip(members, changes, strict=True) for module in pair))
         else:
             _contain(self, members, container)
+        self.blocks, self.context = blocks, context
         self.order = tuple(members)  # a tuple registers nothing
 
     def forward(self, h: Tensor) -> Tensor:
@@ -98,10 +109,7 @@ class Chain(nn.Module):
 
     def _run(self, block: Block, member: nn.Module, h: Tensor) -> Tensor:
         entered = ENTER[block.pack](h) if block.pack in ENTER else h
-        if block.checkpoint:
-            out = checkpoint(member, entered, use_reentrant=block.checkpoint == "reentrant")
-        else:
-            out = member(entered)
+        out = _called(member, entered, block.checkpoint)
         if block.use == "seen":
             self.context.seen.append(member.seen)
         return h if block.use == "probe" else _change(UNPACK[block.pack](out), block.inplace)
@@ -128,6 +136,13 @@ def _contain(chain: nn.Module, members: list[nn.Module], container: str) -> None
         chain.row = nn.ModuleList(members)
 
 
+def _tie(linears: list[nn.Linear]) -> None:
+    """Give the first and the last of one shape one weight."""
+    alike = [module for module in linears if module.weight.shape == (DIM, DIM)]
+    if alike and all("weight" in module._parameters for module in (alike[0], alike[-1])):
+        alike[-1].weight = alike[0].weight
+
+
 class Net(nn.Module):
     """stem → chains of blocks → heads, from x (BATCH, TIME, DIM) to the same shape."""
 
@@ -135,15 +150,16 @@ class Net(nn.Module):
         super().__init__()
         self.program, self.context, has = program, context, program.extras
         embeds = program.stem != "linear"
+        twice = "registered_twice" in has
         padding = 0 if program.stem == "padding" else None
         self.stem = nn.Embedding(VOCABULARY, DIM, padding) if embeds else linear()
         self.stem.requires_grad_("frozen_stem" not in has)
         if program.container == "stages":
             middle = (len(program.blocks) + 1) // 2
             halves = (program.blocks[:middle], program.blocks[middle:])
-            self.chains = nn.ModuleList(Chain(half, "list", context) for half in halves if half)
+            self.chains = nn.ModuleList(Chain(half, "list", context, twice) for half in halves if half)
         else:
-            self.chain = Chain(program.blocks, program.container, context)
+            self.chain = Chain(program.blocks, program.container, context, twice)
         self.experts = nn.ModuleList(linear() for _ in range(3)) if "experts" in has else None
         self.spare = nn.ModuleList([linear()]) if "unused_module" in has else None
         self.scale = nn.Parameter(torch.full((DIM,), 0.9)) if "root_parameter" in has else None
@@ -151,6 +167,8 @@ class Net(nn.Module):
         self.second = linear() if "two_heads" in has else None
         if "tied_head" in has:
             self.head.weight = self.stem.weight
+        if "tied_blocks" in has:
+            _tie([module for module in self.links[0].modules() if type(module) is nn.Linear])
 
     @property
     def links(self) -> tuple[Chain, ...]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from tests.fuzz.compare import Result
-from tests.fuzz.program import Program, generate, smaller
+from tests.fuzz.program import Program, generate, singles, smaller
 from tests.fuzz.run import Runner
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -83,23 +83,32 @@ class Campaign:
 
 def run(options: argparse.Namespace) -> int:
     """A campaign as the command line wants it."""
-    campaign = Campaign(options.jobs, options.minutes and options.minutes * 60)
-    programs = itertools.islice(seeds(options.seed, options.only), options.programs)
-    counts, features, failures = Counter(), defaultdict(Counter), []
-    for program, result in campaign.results(programs):
+    campaign = Campaign(options.jobs, options.budget)
+    counts, features, failures, nearest = Counter(), defaultdict(Counter), [], (0.0, 0)
+    for program, result in campaign.results(_programs(options)):
+        nearest = max(nearest, (result.nearness, program.seed))
         counts[result.outcome] += 1
         for feature in program.features():
             features[feature][result.outcome] += 1
         if not result.fine:
             failures.append((program, result))
-            print(f"seed {program.seed}: {result.outcome}: {result.reason.splitlines()[0]}", flush=True)
+            print(f"{program}\n  {result.outcome}: {result.reason.splitlines()[0]}", flush=True)
     took = time.monotonic() - campaign.began
     print(f"\n{sum(counts.values())} programs in {took:.0f} s: {_counted(counts)}")
+    print(
+        f"Of the programs that were the same, seed {nearest[1]} came nearest to its tolerance: {nearest[0]:.2f} of it."
+    )
     for program, result in campaign.shrunk(failures) if options.shrink else failures:
         print(f"\n{program}\n  {result.outcome}: {result.reason}", flush=True)
     if options.record:
         RESULTS.write_text(report(options, counts, features, took), encoding="utf-8")
     return int(bool(failures))
+
+
+def _programs(options: argparse.Namespace) -> Iterable[Program]:
+    if options.singles:
+        return itertools.chain(singles(stage=3), singles(stage=0))
+    return itertools.islice(seeds(options.seed, options.only), options.programs)
 
 
 def _counted(counts: Counter) -> str:
@@ -109,7 +118,7 @@ def _counted(counts: Counter) -> str:
 def report(options: argparse.Namespace, counts: Counter, features: dict[str, Counter], took: float) -> str:
     """The page of results."""
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    size = f"--programs {options.programs}" if options.programs else f"--minutes {options.minutes:g}"
+    size = f"--programs {options.programs}" if options.programs else f"--budget {options.budget:g}"
     command = f"python -m tests.fuzz {size} --seed {options.seed} --jobs {options.jobs} --record"
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     outcomes = ("same", "refused", "invalid", "different", "crash", "hang")

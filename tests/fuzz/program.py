@@ -6,6 +6,7 @@ import dataclasses
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 BODIES = (
     "linear", "view", "transposed", "mlp", "layernorm", "conv", "attention", "encoder_layer", "lstm", "packed_lstm",
@@ -26,17 +27,23 @@ INPLACE = ("add_", "mul_", "relu_", "tanh_", "copy_slice_", "add_inner_view_")
 USES = ("hook", "inner_hook", "probe", "seen", "pre_hook")
 """What else of a block enters the loss: features that a forward hook of the block or of its inside keeps (`probe`: while
 its output goes unused), or an attribute (`seen`), or what a forward pre-hook of the model's own makes of its weights."""
-CHECKPOINTS = ("reentrant", "nonreentrant")
+CHECKPOINTS = ("reentrant", "nonreentrant", "inner_reentrant", "inner_nonreentrant")
+"""PyTorch's own activation checkpoint around a block, or around the body inside it."""
 EXTRAS = (
     "tied_head", "tied_by_hand", "raw_weight", "raw_stem", "root_parameter", "segment_reentrant",
     "segment_nonreentrant", "contrastive", "two_heads", "two_forwards_two_backwards", "eval_between", "eval_inside",
     "inference_between", "encode", "read_weights", "input_gradient", "plain_backward", "dropout", "mask", "experts",
-    "unfreeze", "frozen_stem", "unused_module", "whole_weights", "cycle",
+    "unfreeze", "frozen_stem", "unused_module", "whole_weights", "cycle", "tied_blocks",
+    "registered_twice", "deep_copy", "autocast",
 )  # fmt: skip
 """Features of the model as a whole and of its script; `build` and `script` say what each is."""
-RARE = frozenset({"raw_weight", "tied_by_hand", "experts", "read_weights", "encode", "unfreeze"})
+RARE = frozenset({"raw_weight", "tied_by_hand", "experts", "read_weights", "encode", "unfreeze", "deep_copy"})
 """Features that zerokit may refuse, which would keep the rest of the program from being tried."""
 OUTPUTS = ("tensor", "tuple", "dict", "dataclass", "object", "distribution")
+STEMS = ("linear", "embedding", "padding")
+UNITS = ("Linear", "Chain", "*")
+PRECISIONS = ("fp32", "bf16")
+CHECKPOINTING = ("none", "full", "selective", "every_k")
 CONTAINERS = ("list", "sequential", "dict", "rows", "stages", "plain_attributes")
 
 
@@ -123,16 +130,16 @@ def generate(seed: int) -> Program:
         seed,
         stage=dice.choice((0, 1, 2, 3, 3, 3, 3)),
         world=dice.choice((1, 2, 2, 2, 3)),
-        precision=dice.choice(("fp32", "fp32", "bf16")),
+        precision=dice.choice(("fp32", *PRECISIONS)),
         prefetch=dice.randint(0, 2),
         optimizer=dice.choice(("sgd", "adamw")),
         steps=dice.randint(2, 4),
         accumulation=2 if "two_forwards_two_backwards" in extras else dice.choice((1, 1, 2, 3)),
         clip_norm=dice.choice((None, None, None, 0.3)),
-        checkpointing=dice.choice(("none", "none", "none", "full", "selective", "every_k")),
-        units=dice.maybe(rate, ("Linear", "Chain", "*")),
+        checkpointing=dice.choice(("none", "none", *CHECKPOINTING)),
+        units=dice.maybe(rate, UNITS),
         container=dice.choice(CONTAINERS),
-        stem=dice.choice(("linear", "linear", "embedding", "padding")),
+        stem=dice.choice(("linear", *STEMS)),
         output=dice.choice(OUTPUTS) if dice.random() < 2 * rate else "tensor",
         blocks=blocks,
         extras=extras,
@@ -150,6 +157,24 @@ def _block(dice: _Dice, rate: float) -> Block:
         dropped=dice.random() < rate / 2,
         again=dice.random() < rate / 2,
     )
+
+
+def singles(**base: Any) -> Iterator[Program]:
+    """Programs with one feature each, amid plain blocks and otherwise as `base` says."""
+    plain = Program(0, blocks=(Block(),) * 4, **base)
+    choices = {"body": BODIES, "pack": PACKS, "inplace": INPLACE, "use": USES, "checkpoint": CHECKPOINTS}
+    choices |= dict.fromkeys(("frozen", "dropped", "again"), (True,))
+    for name, values in choices.items():
+        for value in values:
+            yield dataclasses.replace(plain, blocks=(Block(), *(Block(**{name: value}),) * 3))
+    for name in EXTRAS:
+        yield dataclasses.replace(plain, extras=frozenset({name}))
+    choices = {"output": OUTPUTS, "container": CONTAINERS, "stem": STEMS, "units": UNITS, "precision": PRECISIONS,
+               "checkpointing": CHECKPOINTING, "accumulation": (3,), "prefetch": (0, 2), "clip_norm": (0.3,),
+               "world": (1, 3), "optimizer": ("adamw",)}  # fmt: skip
+    for name, values in choices.items():
+        for value in values:
+            yield dataclasses.replace(plain, **{name: value})
 
 
 def smaller(program: Program) -> Iterator[Program]:

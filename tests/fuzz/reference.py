@@ -31,6 +31,9 @@ class Copy:
         self.masters = self.first
         self.dtype = torch.bfloat16 if program.precision == "bf16" else torch.float32
         _convert(self.net, self.dtype)
+        for name, parameter in self.net.named_parameters():
+            if not parameter.requires_grad:  # no master: it is kept in the compute format alone
+                self.first[name] = parameter.detach().float()
         # Checkpointing is not what is compared: a body with buffers changes them again when it is recomputed.
         wrap_blocks(self.net, typed({"checkpointing": program.checkpointing}), torch.device("cpu"))
         self.share = 1.0 / (program.accumulation * program.world)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
 import os
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
+import torch._dynamo  # checkpoints import it at their first use, which takes seconds: once, before processes fork
 import torch.distributed as dist
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from tests.fuzz.build import build
 from tests.fuzz.compare import Result
 from tests.fuzz.program import Program
 from tests.fuzz.script import Record, Script
+from zerokit.train.initialize import typed
 
 LIMIT_S = 30.0
 """A program takes 0.2 s; this long where other processes have the cores."""
@@ -139,6 +140,7 @@ class Group:
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(self.work, rank, self.world, path, theirs), daemon=True)
             process.start()
+            theirs.close()  # so that its death is the end of the pipe
             self.processes.append(process)
             self.pipes.append(ours)
 
@@ -169,9 +171,11 @@ class Group:
         while waiting and (left := deadline - time.monotonic()) > 0:
             for pipe in wait(list(waiting), left):
                 rank = waiting.pop(pipe)
-                with contextlib.suppress(EOFError, ConnectionResetError):  # it died: no answer
+                try:
                     answers[rank] = pipe.recv()
-                if answers[rank] is None or isinstance(answers[rank], Failure):
+                except (EOFError, ConnectionResetError):
+                    answers[rank] = Failure("Death", "the process has died", "")
+                if isinstance(answers[rank], Failure):
                     deadline = min(deadline, time.monotonic() + GRACE_S)
         return answers
 
@@ -180,6 +184,7 @@ class Runner:
     """Runs programs one after another on both sides."""
 
     def __init__(self):
+        typed({})  # loads what configurations name, for all processes that fork
         self.reference = Group(reference.run)
         self.groups = {world: Group(train, world) for world in (1, 2, 3)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -61,6 +62,8 @@ class Script:
                 self._note(f"encode {step}", net.encode(x))
             if "read_weights" in self.has and net.square() is not None:
                 self._note(f"reading {step}", net.square())
+            if "deep_copy" in self.has and net.square() is not None:
+                self._note(f"copy {step}", copy.deepcopy(net).square())
         if "whole_weights" in self.has:
             self.record.update({f"{name} before {step}": value for name, value in self.side.weights().items()})
         if "unfreeze" in self.has:
@@ -107,7 +110,8 @@ class Script:
 
     def _loss(self, inputs: dict[str, Tensor], step: int, micro: int, times: Tensor | float = 1.0) -> Tensor:
         torch.manual_seed(self.program.seed + 100 * step + 10 * micro + self.rank)
-        outputs = list(tensors(self.side.net, self.side(**inputs)))
+        with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in self.has):
+            outputs = list(tensors(self.side.net, self.side(**inputs)))
         target = torch.randn(BATCH, TIME, DIM, generator=_draw(self.program, step, micro, self.rank, 1))
         losses = [(2 * (out - (i + 1) * target).square()).mean() for i, out in enumerate(outputs)]
         seen = [(i + 1) * feature.float().sin().mean() for i, feature in enumerate(self.side.net.context.seen)]
