@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="programs side by side")
     parser.add_argument("--only", default="", help="only programs that have this feature, such as use:probe")
     parser.add_argument("--singles", action="store_true", help="programs with one feature each, at stages 0 and 3")
-    parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="tell of failures as they are")
+    parser.add_argument("--shrink", type=int, default=10, help="how many failing programs are made smaller; 0: none")
     parser.add_argument("--record", action="store_true", help="write RESULTS.md")
     options = parser.parse_args()
     if options.programs is None and options.budget is None and not options.singles:

@@ -75,7 +75,7 @@ def _change(h: Tensor, how: str) -> Tensor:
     if how == "copy_slice_":
         h[:, 0] = 0.1
     elif how == "add_inner_view_":
-        h.view(-1, DIM)[:, 1:].add_(0.1)
+        h[:, 1:].unsqueeze(-1).add_(0.1)
     elif how:
         getattr(h, how)(*{"add_": (0.1,), "mul_": (0.9,)}.get(how, ()))
     return h

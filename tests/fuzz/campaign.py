@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"Of the programs that were the same, seed {nearest[1]} came nearest to its tolerance: {nearest[0]:.2f} of it."
     )
-    for program, result in campaign.shrunk(failures) if options.shrink else failures:
+    for program, result in campaign.shrunk(failures[: options.shrink]):
         print(f"\n{program}\n  {result.outcome}: {result.reason}", flush=True)
     if options.record:
         RESULTS.write_text(report(options, counts, features, took), encoding="utf-8")
