@@ -181,9 +181,15 @@ class Net(nn.Module):
         return tuple(member for chain in self.links for member in chain.order)
 
     def square(self) -> Tensor | None:
-        """A weight of shape (DIM, DIM) inside the last block that has one."""
-        found = [p for member in self.members for p in member.parameters() if p.shape == (DIM, DIM)]
-        return found[-1] if found else None
+        """A weight of shape (DIM, DIM) inside the last block that has one, read from its module."""
+        found = [
+            (module, name)
+            for member in self.members
+            for module in member.modules()
+            for name, parameter in module.named_parameters(recurse=False)
+            if parameter.shape == (DIM, DIM)
+        ]
+        return getattr(*found[-1]) if found else None
 
     def _enter(self, x: Tensor) -> Tensor:
         if isinstance(self.stem, nn.Linear):

@@ -13,6 +13,8 @@ from tests.fuzz.program import Program
 REFUSALS = {
     "used outside its module": r"Parameters of '.*' were used, but the forward of its module was not called",
     "units inside one another": r"need whole weights at the same time, but share memory for them",
+    "a deep copy": r"copy the model inside `with engine.gathered\(\):`",
+    "inside a reentrant checkpoint and outside": r"It is used inside a reentrant checkpoint and outside of it",
 }
 """Errors that are an answer, by what they refuse. Each says what to do instead."""
 

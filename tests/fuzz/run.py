@@ -110,7 +110,11 @@ def _serve(work: Callable[[Program], Any], rank: int, world: int, path: str, pip
         try:
             answer = work(program)
         except Exception as error:
-            answer = Failure(type(error).__name__, str(error), traceback.format_exc(limit=-8))
+            answer = Failure(
+                type(error).__name__,
+                "\n".join([str(error), *getattr(error, "__notes__", ())]),
+                traceback.format_exc(limit=-8),
+            )
         pipe.send(_plain(answer))
         del answer
         gc.collect()
