@@ -44,8 +44,8 @@ class Tolerance:
     shared: float
 
 
-# [Note: tolerances] Both sides run the same kernels. In fp32 they add gradients of ranks and micro-batches up in another
-# order, and the update multiplies in another order: a few units in the last place (1e-7) of the largest term, found to
+# [Note: tolerances] Both sides run the same kernels. In fp32 they add gradients of ranks and micro-batches up in
+# another order, and the update multiplies in another order: a few units in the last place (1e-7) of the largest term, found to
 # reach 1e-6 of a change in four steps. A gradient that is nothing but rounding (a bias before a BatchNorm) moves a
 # weight by lr / eps = 10 times its 1e-7 in each step of AdamW, hence ROUNDING. In bf16 a master weight that differs in
 # its last bit may round to another bf16 weight, 4e-3 apart, which moves the gradients of all. A wrong gradient (of

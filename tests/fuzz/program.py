@@ -20,13 +20,13 @@ PACKS = (
     "tuple", "list", "dict", "dataclass", "object", "object_in_and_out", "distribution", "with_input", "two_views",
     "packed_sequence",
 )  # fmt: skip
-"""What a block hands its output out in (`object_in_and_out` and `packed_sequence`: and gets its input in); a bare tensor
+"""What a block hands its output out in (`object_in_and_out`, `packed_sequence`: and gets its input in); a bare tensor
 otherwise."""
 INPLACE = ("add_", "mul_", "relu_", "tanh_", "copy_slice_", "add_inner_view_")
 """What happens in place to a block's output, by those who called it."""
 USES = ("hook", "inner_hook", "probe", "seen", "pre_hook")
-"""What else of a block enters the loss: features that a forward hook of the block or of its inside keeps (`probe`: while
-its output goes unused), or an attribute (`seen`), or what a forward pre-hook of the model's own makes of its weights."""
+"""What else of a block enters the loss: features that a forward hook of the block or of its inside keeps (`probe`:
+while its output goes unused) or an attribute (`seen`), or what a forward pre-hook of the model makes of its weights."""
 CHECKPOINTS = ("reentrant", "nonreentrant", "inner_reentrant", "inner_nonreentrant")
 """PyTorch's own activation checkpoint around a block, or around the body inside it."""
 EXTRAS = (

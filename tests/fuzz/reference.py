@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from tests.fuzz.build import Net, build
+from tests.fuzz.build import build
 from tests.fuzz.program import Program
 from tests.fuzz.script import Record, Script
 from zerokit.train.assemble import wrap_blocks

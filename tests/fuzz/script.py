@@ -14,7 +14,7 @@ from tests.fuzz.modules import BATCH, DIM, TIME
 from tests.fuzz.program import Program
 
 Record = dict[str, Tensor]
-"""What a rank's script saw, by name: losses, gradients of inputs, weights read in between; at last weights and buffers."""
+"""What a rank's script saw, by name: losses, gradients of inputs, weights read in between; last weights and buffers."""
 
 
 class Side(Protocol):
