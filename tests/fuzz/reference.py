@@ -94,10 +94,6 @@ def run(program: Program) -> tuple[Record, list[Record]]:
 
 
 def _average(masters: dict[str, nn.Parameter], copies: list[Copy]) -> None:
-    trained = {name for name, parameter in copies[0].net.named_parameters() if parameter.requires_grad}
     for name, master in masters.items():
         found = [copy.sums[name] for copy in copies if name in copy.sums]
-        # zerokit takes a parameter that a step left unused for one with a gradient of zeros: it decays, its momentum
-        # goes on.
-        unused = torch.zeros_like(master) if name in trained else None
-        master.grad = sum(found) if found else unused
+        master.grad = sum(found) if found else None  # the optimizer leaves what no rank has used alone
