@@ -1,8 +1,8 @@
 """The differential fuzzer: seeded random models and training scripts, under zerokit and under plain PyTorch.
 
 A seed gives a `Program` (`program`), plain data. `modules`, `packs` and `build` make its model, `script` trains it,
-the same code on both sides: `run` on forked gloo ranks through `zerokit.initialize`, `reference` in one process with one copy
-of the model per rank, whose gradients are averaged. `compare` names what came out:
+the same code on both sides: `run` on forked gloo ranks through `zerokit.initialize`, `reference` in one process with
+one copy of the model per rank, whose gradients are averaged. `compare` names what came out:
 
 | outcome | meaning | fine |
 |---|---|---|

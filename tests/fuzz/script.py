@@ -52,6 +52,7 @@ class Script:
         """What a script does before a step."""
         net = self.side.net
         net.context.step = step
+        torch.manual_seed(self.program.seed + step)  # of dropout in `encode`
         if "eval_between" in self.has:
             self._evaluate(step, torch.no_grad)
         if "inference_between" in self.has:
