@@ -48,17 +48,10 @@ class Tolerance:
 # another order, and the update multiplies in another order: a few units in the last place (1e-7) of the largest term,
 # found to reach 1e-6 of a change in four steps. A gradient that is nothing but rounding (a bias of keys in attention)
 # moves a weight by lr / eps = 10 times its 1e-7 in each step of AdamW, hence ROUNDING. In bf16 a master weight that
-# differs in its last bit may round to another bf16 weight, 4e-3 apart, which moves the gradients of all; most of all
-# those that are nothing but rounding, of biases before a BatchNorm. A wrong gradient (of other weights, missing,
-# counted twice, of one rank alone) is off by about its own size.
-TOLERANCES = {"fp32": Tolerance(1e-4, 2e-5), "bf16": Tolerance(0.1, 0.003), "bf16 batchnorm": Tolerance(0.1, 0.03)}
+# differs in its last bit may round to another bf16 weight, 4e-3 apart, which moves the gradients of all. A wrong
+# gradient (of other weights, missing, counted twice, of one rank alone) is off by about its own size.
+TOLERANCES = {"fp32": Tolerance(1e-4, 2e-5), "bf16": Tolerance(0.1, 0.003)}
 ROUNDING = 5e-6
-
-
-def _tolerance(program: Program) -> Tolerance:
-    bf16 = program.precision == "bf16" or "autocast" in program.extras
-    normed = any(block.body == "batchnorm" for block in program.blocks)
-    return TOLERANCES[("bf16 batchnorm" if normed else "bf16") if bf16 else "fp32"]
 
 
 def invalid(wanted: Any) -> Result | None:
@@ -84,7 +77,7 @@ def judge(program: Program, wanted: Any, answers: list[Any]) -> Result:
         return Result("hang", f"no answer from rank {silent[0]}{seen}")
     if failures:
         return _failed(failures, len(answers))
-    tolerance = _tolerance(program)
+    tolerance = TOLERANCES["bf16" if "autocast" in program.extras else program.precision]
     nearness = 0.0
     for rank, (got, want) in enumerate(zip(answers, records, strict=True)):
         difference, found = _difference(got, want, first, tolerance)
