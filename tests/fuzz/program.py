@@ -127,7 +127,7 @@ def generate(seed: int) -> Program:
     # Half of the programs are rich in features, half have few: a refusal or an early fault hides the others.
     rate = dice.choice((0.06, 0.2))
     blocks = tuple(_block(dice, rate) for _ in range(dice.randint(2, 6)))
-    # A bias before a BatchNorm has no gradient but rounding: bf16 makes that as large as others, Adam a step of any size.
+    # A bias before a BatchNorm has no gradient but rounding: bf16 makes it as large as others, Adam a step of any size.
     normed = any(block.body == "batchnorm" for block in blocks)
     extras = frozenset(name for name in EXTRAS if dice.random() < rate * (0.2 if name in RARE else 0.7))
     return Program(
