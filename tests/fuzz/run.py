@@ -138,7 +138,8 @@ class Group:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")
-        path = os.path.join(tempfile.mkdtemp(prefix="fuzz"), "store")
+        self.folder = tempfile.TemporaryDirectory(prefix="fuzz")
+        path = os.path.join(self.folder.name, "store")
         self.pipes, self.done = [], 0
         for rank in range(self.world):
             ours, theirs = context.Pipe()
@@ -153,6 +154,8 @@ class Group:
         for process in self.processes:
             process.kill()
             process.join()
+        if self.processes:
+            self.folder.cleanup()
         self.processes = []
 
     def __call__(self, program: Program) -> list[Any]:
