@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import datetime
 import itertools
 import multiprocessing
@@ -14,6 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ _runner: Runner | None = None
 def _open() -> None:
     global _runner
     _runner = Runner()
-    atexit.register(_runner.stop)
+    Finalize(None, _runner.stop, exitpriority=10)  # processes of a pool do not run `atexit`
 
 
 def _try(program: Program) -> tuple[Program, Result]:
