@@ -1,6 +1,7 @@
 # make train   install into .venv and train the main job     make train ARGS="zero=stage3 precision=bf16"
 # make test    install and run the tests                     make test-gpu   those that need a GPU
-# make test-chaos BUDGET=60 JOBS=2   long tests: of faults, as many cases as fit each test's seconds, and of other people's models
+# make test-chaos BUDGET=60 JOBS=2   long tests of faults, as many cases as fit each test's seconds, and of others' models
+# make test-fuzz BUDGET=600 JOBS=2   random programs against plain PyTorch, as many as fit the seconds; SEED=1000
 # make lint    check style and format                        make format     put both right
 PYTHON ?= python3
 ARGS ?=
@@ -8,6 +9,7 @@ TESTS ?= -n 2
 BUDGET ?= 60
 JOBS ?= 1
 RECORD ?=
+SEED ?= 1000
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -15,7 +17,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test test-gpu test-chaos lint format install clean
+.PHONY: train test test-gpu test-chaos test-fuzz lint format install clean
 
 train: $(INSTALLED)
 	$(BIN)/zerokit $(ARGS)
@@ -26,6 +28,10 @@ test: $(INSTALLED)
 # BUDGET: seconds for each test, 0 for all its cases; JOBS: cases side by side; RECORD=1 writes tests/chaos/RESULTS.md
 test-chaos: $(INSTALLED)
 	$(BIN)/python -m pytest -m chaos --budget $(BUDGET) --jobs $(JOBS) $(if $(RECORD),--record) tests/chaos tests/huggingface
+
+# SEED: of the first program, the others follow; RECORD=1 writes tests/fuzz/RESULTS.md
+test-fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --budget $(BUDGET) --jobs $(JOBS) $(if $(RECORD),--record)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu

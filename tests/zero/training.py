@@ -120,7 +120,8 @@ def reference(case: Case, world: int, after_each_micro_batch: bool) -> dict[str,
     trained = {n: p for n, p in named.items() if p.requires_grad}
     states = {n: tuple(torch.zeros_like(p) for _ in optimizer.states) for n, p in trained.items()}
     for number, step in enumerate(batches(case.steps, case.accumulation * world)):
-        gradients = [_gradients(plain, trained, batch, case.accumulation * world) for batch in step]
+        computed = [_gradients(plain, trained, batch, case.accumulation * world) for batch in step]
+        gradients = [of_batch for of_batch, _ in computed]
         ranks, micros = range(world), range(case.accumulation)
         order = [[m * world + r for r in ranks] for m in micros] if after_each_micro_batch else [
             [m * world + r for m in micros] for r in ranks]  # fmt: skip
@@ -131,16 +132,20 @@ def reference(case: Case, world: int, after_each_micro_batch: bool) -> dict[str,
                 totals = {n: g * (case.clip_norm / norm).float() for n, g in totals.items()}
         for name, parameter in trained.items():
             total = totals[name]
+            if all(name in of_batch[1] for of_batch in computed):
+                continue  # unused
             decay = GROUPS.groups[GROUPS.of(name, parameter)].weight_decay
             scalars = scalars_of(optimizer, optimizer.lr, number + 1, decay)
             parameter.data, states[name] = optimizer.update(parameter.data, total, states[name], scalars)
     return {name: parameter.tolist() for name, parameter in named.items()}
 
 
-def _gradients(model: nn.Module, trained: dict, batch: tuple, share: int) -> dict[str, torch.Tensor]:
+def _gradients(model: nn.Module, trained: dict, batch: tuple, share: int) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """Gradients of a micro-batch, and the names of the parameters that it did not use."""
     model.zero_grad()
     model(*batch).backward(torch.tensor(1.0 / share))
-    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in trained.items()}
+    unused = {name for name, p in trained.items() if p.grad is None}
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in trained.items()}, unused
 
 
 def _sum(values: list[torch.Tensor]) -> torch.Tensor:

@@ -113,7 +113,7 @@ class Communicator:
         """Where the ranks of one host compare what they gather; None where there is one rank, or several hosts. A
         collective."""
         on_one_host = int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) == self.world
-        if self.world == 1 or not on_one_host or self.device.type == "meta":
+        if self.world == 1 or not on_one_host or self.device.type == "meta" or "fake" in dist.get_backend():
             return None
         return Journal(self.rank, self.world, self._share_text, waits=self.device.type == "cpu")
 

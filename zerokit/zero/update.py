@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zerokit.comm import Communicator
 from zerokit.zero.compress import MomentumExchange
+from zerokit.zero.layout import ALIGNMENT, round_up
 from zerokit.zero.phases import Matrices, Piece, Sums, pieces_of
 from zerokit.zero.states import State, matrix_shape, of_elements
 from zerokit.zero.storage import Region, Storage, update_regions
@@ -108,6 +109,13 @@ def _number(value: int, storage: Storage) -> Tensor:
     return torch.tensor(float(value), device=storage.device)
 
 
+@dataclass
+class _Mode:
+    """What kernels share with the update that runs them, without keeping it alive."""
+
+    selects: bool
+
+
 class _Turn(NamedTuple):
     """With which numbers a part is updated, and whether it is (0-dim bool)."""
 
@@ -161,7 +169,7 @@ class Update:
     def __init__(self, storage: Storage, groups: Sequence[Group], master: Any, comm: Communicator, compiled: bool,
                  unused: Unused | None = None):  # fmt: skip
         self.groups, self.master, self.compiled = list(groups), master, compiled
-        self.selects = storage.device.type != "cpu"
+        self._mode = _Mode(storage.device.type != "cpu")
         self.lr_factors = torch.tensor([g.lr_factor for g in groups], dtype=torch.float64, device=storage.device)
         rules = dict.fromkeys(group.rule for group in self.groups)
         self.exchange = MomentumExchange(storage, comm, [group.rule for group in self.groups])
@@ -183,6 +191,15 @@ class Update:
         self._scalars_of = scalars = _Scalars(self.groups, self.lr_factors, storage)
         traceable = compiled and all(rule.compiles for rule in rules)
         self._scalars = torch.compile(scalars.all, dynamic=False, options=EXACT) if traceable else scalars.all
+
+    @property
+    def selects(self) -> bool:
+        """Whether kernels choose between old and new values, as the host does not know whether the step is taken."""
+        return self._mode.selects
+
+    @selects.setter
+    def selects(self, value: bool) -> None:
+        self._mode.selects = value
 
     def start_states(self) -> None:
         """Copy the weights into states that start as them."""
@@ -238,8 +255,9 @@ class Update:
                 continue
             for index in range(len(unit.parameters)):
                 inside, begin = unit.layout.overlap(index, region.start, region.start + region.length)
-                if len(inside):
-                    for part in self._cut(self._storage, unit, region.part(begin, begin + len(inside))):
+                if len(inside):  # with its padding: blocks of states end there
+                    stop = min(begin + round_up(len(inside), ALIGNMENT), region.start + region.length)
+                    for part in self._cut(self._storage, unit, region.part(begin, stop)):
                         part.number = self._unused.numbers[unit, index]
                         self._parts[unit].append(part)
 
@@ -313,13 +331,13 @@ class Update:
         self._held = (scalars, scale, ok, special)
 
     def _phase(self, rule: Rule, method: Callable) -> Callable:
-        master, selects = self.master, self.selects
+        master, mode = self.master, self._mode
 
         def run(weight: Tensor, extra: Tensor | None, gradient: Tensor, state: tuple[Tensor, ...],
                 scalars: dict[str, Tensor], known: dict[str, Tensor], scale: Tensor, ok: Tensor) -> dict:  # fmt: skip
             values = master.load(weight, extra)
             new_state, results = method(values, gradient.float() * scale, state, {**scalars, **known})
-            _store(state, new_state, ok, selects)
+            _store(state, new_state, ok, mode.selects)
             return results
 
         return run
@@ -328,16 +346,16 @@ class Update:
         return self._writer(rule, lambda p, g, state, s: rule.update_compressed(p, state, s))
 
     def _writer(self, rule: Rule, formula: Callable | None = None) -> Callable:
-        master, selects, formula = self.master, self.selects, formula or rule.update
+        master, mode, formula = self.master, self._mode, formula or rule.update
 
         def write(weight: Tensor, extra: Tensor | None, gradient: Tensor, state: tuple[Tensor, ...],
                   scalars: dict[str, Tensor], known: dict[str, Tensor], scale: Tensor, ok: Tensor) -> None:  # fmt: skip
             old = master.load(weight, extra)
             new, new_state = formula(old, gradient.float() * scale, state, {**scalars, **known})
-            if selects:
+            if mode.selects:
                 new = torch.where(ok, new, old)
             master.store(weight, extra, new)
-            _store(state, new_state, ok, selects)
+            _store(state, new_state, ok, mode.selects)
 
         return write
 
