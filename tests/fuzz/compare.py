@@ -11,7 +11,9 @@ import numpy as np
 from tests.fuzz.program import Program
 
 REFUSALS = {
-    "used outside its module": r"Parameters of '.*' were used, but the forward of its module was not called",
+    "ranks that part": r"The ranks run different modules: rank \d+ needs the weights of '.*', rank \d+ those of '.*'",
+    "a pass whose end cannot be seen": r"loss.backward\(\) met this model inside a reentrant checkpoint first",
+    "weights updated since": r"have been updated since the forward pass whose backward pass needs them",
     "units inside one another": r"need whole weights at the same time, but share memory for them",
     "a deep copy": r"copy the model inside `with engine.gathered\(\):`",
     "inside a reentrant checkpoint and outside": r"It is used inside a reentrant checkpoint and outside of it",

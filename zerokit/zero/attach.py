@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from zerokit.comm import Communicator
 from zerokit.zero.gather import Gatherer
@@ -39,7 +41,7 @@ class Attachment:
         by_module: dict[nn.Module, list[Unit]] = {model: []}
         for unit in units:
             by_module.setdefault(unit.module, []).append(unit)
-            unit.model_views.read = gatherer.reader_of(unit)
+            gatherer.let_read(unit)
             manage(unit.parameters, weakly(has_gradients, default=False))
         views = {p: unit.model_views for unit in units for p in unit.parameters}
         self._keepers: list[nn.Module] = []
@@ -54,6 +56,8 @@ class Attachment:
         for unit in units:
             if unit.in_place or unit.rows is not None:
                 self._replace_forward(unit.module, Lookup(unit, storage.peers, comm))
+        if hooks.compute != torch.float32:
+            shorten_iterations(model, hooks.compute)
         for module in statistics_in_fp32(model, hooks.compute):
             self._replace_forward(module, _InFp32(module))
         for module in leaves_beside_other_formats(model, set(by_module), hooks.compute):
@@ -166,6 +170,15 @@ def statistics_in_fp32(model: nn.Module, compute: torch.dtype) -> Iterator[nn.Mo
     for module in model.modules():
         if isinstance(module, _NormBase) and module.running_mean is not None and compute != torch.float32:
             yield module
+
+
+def shorten_iterations(model: nn.Module, compute: torch.dtype) -> None:
+    """Bring the vectors from which a spectral norm goes on to the format of the weights that they meet."""
+    for module in model.modules():
+        names = ["_u", "_v"] if isinstance(module, _SpectralNorm) else []
+        old = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
+        for name in [*names, *(f"{hook.name}_{letter}" for hook in old for letter in "uv")]:
+            module._buffers[name] = module._buffers[name].to(compute)
 
 
 class _InFp32:

@@ -129,8 +129,9 @@ class Engine:
         self._make_counters()
         self.build(seed)
 
-    def build(self, seed: int | None, known: Collection[nn.Parameter] = ()) -> None:
-        """Divide the model as it is now. known: parameters whose values come later."""
+    def build(self, seed: int | None, known: Collection[Tensor] = ()) -> None:
+        """Divide the model as it is now. known: parameters whose values come later, and
+        buffers that stay."""
         plan, comm, model = self._plan, self.comm, self.module
         groups = plan.groups(model) if callable(plan.groups) else plan.groups
         ruled = [group if group.rule else replace(group, rule=self.optimizer) for group in groups.groups]

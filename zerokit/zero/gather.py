@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
+from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
 
 from zerokit.comm import Communicator
 from zerokit.comm.journal import Parting
 from zerokit.zero.passes import in_backward
 from zerokit.zero.placement import Collective, Placement, Stage, transition
 from zerokit.zero.unit import Slot, Unit
+
+_SELECTIVE = (_CachingTorchDispatchMode, _CachedTorchDispatchMode)
+
+
+def _outside_of_checkpoints() -> AbstractContextManager:
+    """A selective checkpoint counts the operations of what it recomputes; those of a gather are not among them."""
+    return _disable_current_modes() if isinstance(_get_current_dispatch_mode(), _SELECTIVE) else nullcontext()
 
 
 class Gatherer:
@@ -40,6 +51,7 @@ class Gatherer:
         self._collective = after_update if before_use is Collective.NOTHING else before_use
         self.order: list[Unit] = []
         self._cursor = 0
+        self.running = False  # a forward pass is under way
         self._persistent = stage.parameter is Placement.REPLICATE
         self._holders = Counter(id(unit.slot) for unit in units)
         self._read: list[Unit] = []  # from outside their modules
@@ -57,24 +69,26 @@ class Gatherer:
     def begin(self) -> None:
         """A forward pass starts: follow the recorded order from its beginning."""
         self.end()
-        self._cursor = 0
+        self.running, self._cursor = True, 0
 
     def end(self) -> None:
         """A forward pass is over: nobody uses what was read from outside."""
+        self.running = False
         while self._read:
             self.release(self._read.pop())
 
-    def reader_of(self, unit: Unit) -> Callable[[], None]:
-        """Gathers the unit for whoever reads its parameters; keeps nothing alive."""
+    def let_read(self, unit: Unit) -> None:
+        """Gather the unit for whoever reads its parameters from the model."""
         gatherer, weak_unit = weakref.ref(self), weakref.ref(unit)
 
-        def read() -> None:
+        def read(in_pass_only: bool = False) -> None:
             here = gatherer()
             if here is None:
                 raise RuntimeError("The engine of this model is gone, and with it the weights: keep the engine.")
-            here.read(weak_unit())
+            if not in_pass_only or here.running or in_backward():
+                here.read(weak_unit())
 
-        return read
+        unit.model_views.read, unit.model_views.look = read, partial(read, in_pass_only=True)
 
     def read(self, unit: Unit) -> None:
         """Somebody reads the unit's parameters, perhaps not in the forward of its module."""
@@ -183,7 +197,8 @@ class Gatherer:
                     self.comm.fence()
                     unit.fenced = self.version
                 if not unit.in_place:
-                    self._all_gather(unit)
+                    with _outside_of_checkpoints():
+                        self._all_gather(unit)
                 slot.ready = stream.record()
         if slot.owner is not None and slot.owner is not unit:
             slot.owner.model_views.hide()
@@ -216,7 +231,7 @@ class Gatherer:
         for unit in self.units if self._persistent else ():
             unit.slot.free = None  # updates come after every use
             self._gather(unit)
-        self.begin()
+        self._cursor = 0
         self.prefetch()
 
     def _change(self) -> None:

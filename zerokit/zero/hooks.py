@@ -178,11 +178,15 @@ class Hooks:
     def reduce(self, units: Sequence[Unit]) -> None:
         """Hand over the units' gradients as far as they are complete and the pass trains this engine."""
         now, member = self.meet(), self._alive()
-        if now.trains(member) and not now.inner:
-            for unit in units:
-                if not unit.reduced and unit.complete:
-                    member.begin_micro_batch()
-                    self.reducer.try_reduce(unit)
+        if not now.trains(member):
+            return
+        if now.inner:
+            member.was_inner = True
+            return
+        for unit in units:
+            if not unit.reduced and unit.complete:
+                member.begin_micro_batch()
+                self.reducer.reduce_complete(unit)
 
 
 def explain(error: BaseException) -> None:

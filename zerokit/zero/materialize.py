@@ -62,18 +62,19 @@ class Materializer:
                 flat[part.start : part.stop].to(unit.extra.device, torch.float32),
             )
 
-    def run(self, model: nn.Module, seed: int | None, known: Collection[nn.Parameter] = ()) -> None:
+    def run(self, model: nn.Module, seed: int | None, known: Collection[Tensor] = ()) -> None:
         """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.
         A storage on the meta device has no values.
 
-        seed: of modules on `meta`; None if they have their values on rank 0. known: parameters that are left without.
+        seed: of modules on `meta`; None if they have their values on rank 0. known: parameters that are left without,
+        and buffers that stay as they are.
 
         Raises:
             ValueError: a module on `meta` has parameters or buffers but no `reset_parameters`, or rank 0 has no values.
         """
         if seed is None and self.comm.rank == 0 and any(p.is_meta for p in model.parameters()):
             raise ValueError("Rank 0 was to have the model's values, but it is on the meta device there.")
-        written = set(known)
+        written: set[Tensor] = set(known)
         for name, module in model.named_modules() if self.storage.device.type != "meta" else ():
             own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
             if any(t.is_meta for t in own) and seed is not None:
@@ -82,7 +83,7 @@ class Materializer:
                 self._take(module, written)
         self._point(model)
 
-    def _initialise(self, name: str, module: nn.Module, seed: int, written: set[nn.Parameter]) -> None:
+    def _initialise(self, name: str, module: nn.Module, seed: int, written: set[Tensor]) -> None:
         if not hasattr(module, "reset_parameters"):
             raise ValueError(
                 f"'{name or 'the model'}' ({type(module).__name__}) was built on the meta device and has no "
@@ -112,7 +113,7 @@ class Materializer:
                 written.add(p)
                 self.write(p, value)
 
-    def _take(self, module: nn.Module, written: set[nn.Parameter]) -> None:
+    def _take(self, module: nn.Module, written: set[Tensor]) -> None:
         for p in module._parameters.values():
             if p is not None and p not in written:
                 written.add(p)
@@ -126,7 +127,7 @@ class Materializer:
                 if not p.is_meta:
                     p.data = torch.empty(0, dtype=p.dtype, device=p.device)  # frees the whole weights one by one
         for key, buffer in module._buffers.items():
-            if buffer is not None:
+            if buffer is not None and buffer not in written:
                 module._buffers[key] = _real(buffer, self.storage.device, buffer.dtype)
                 if buffer.numel():
                     self.comm.broadcast(module._buffers[key])

@@ -41,6 +41,7 @@ class MicroBatches:
         self.token_unit = torch.zeros((), dtype=torch.float32, device=comm.device)
         self._knows_tokens = self._by_tokens = False
         self._begun = self._is_scaled = self._ends_step = False  # of the backward pass under way
+        self.was_inner = False  # it held others, whose gradients may come after those of the same unit outside of them
         self.counted = True  # nobody said which is the last
         self.forget()
 
@@ -114,12 +115,7 @@ class MicroBatches:
         if self._begun:
             return
         if passes.is_plain() and not self._is_scaled:
-            self.factor(None, None)
-            if self._numerics.scaler is not None:
-                raise RuntimeError(
-                    "loss.backward() leaves out the loss scale that precision=fp16 needs: call engine.backward(loss), "
-                    "or engine.scale(loss).backward()."
-                )
+            self._count_plain()
         if self.done == 0:
             self._reducer.aim(self._target())
         self.counted = last is None
@@ -127,17 +123,27 @@ class MicroBatches:
         self._reducer.begin(first=self.done == 0, last=self._ends_step)
         self._begun = True
 
+    def _count_plain(self) -> None:
+        """The pass under way was begun by `loss.backward()`."""
+        self.factor(None, None)
+        if self._numerics.scaler is not None:
+            raise RuntimeError(
+                "loss.backward() leaves out the loss scale that precision=fp16 needs: call engine.backward(loss), "
+                "or engine.scale(loss).backward()."
+            )
+
     def end_pass(self, trained: bool) -> None:
         """A backward pass that met this engine is over. trained: its gradients are this engine's."""
         if not trained:
             self._reducer.abandon()
-        elif self._begun or self._reducer.has_gradients:
+        elif self._begun or self._reducer.names_with_gradients():
             self.begin_micro_batch()
             self._reducer.flush()
             self.done += 1
             self.reduced = self._ends_step
-            self._check_taken()
-        self._begun = self._is_scaled = False
+            if self.was_inner:
+                self._check_taken()
+        self._begun = self._is_scaled = self.was_inner = False
         self._gatherer.release_all()
         self.on_end()
 
@@ -145,7 +151,7 @@ class MicroBatches:
         """A backward pass that met this engine has failed: what was reduced before is incomplete."""
         self._reducer.abandon()
         self._gatherer.release_all()
-        self._begun = self._is_scaled = False
+        self._begun = self._is_scaled = self.was_inner = False
         if trained:
             self.forget()
 
@@ -166,12 +172,17 @@ class MicroBatches:
         Raises:
             RuntimeError: micro-batches are missing, or a parameter has a gradient that is of none.
         """
+        names = self._reducer.names_with_gradients()
+        if names and self.done == 0 and self.accumulation == 1:
+            # A loss that nothing led from to the model but its parameters: nobody saw the pass.
+            self._count_plain()
+            self.end_pass(trained=True)
+            names = []
         if self.done == 0 or (self.counted and not self.reduced):
             raise RuntimeError(
                 f"engine.step was called after {self.done} of {self.accumulation} micro-batches: call "
                 f"engine.backward {self.accumulation} times first."
             )
-        names = self._reducer.names_with_gradients()
         if names:
             raise RuntimeError(
                 f"'{names[0]}' has a gradient that belongs to no micro-batch of this step: it was computed after the "

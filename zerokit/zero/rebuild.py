@@ -7,7 +7,7 @@ beginning. The states of what is frozen are kept for the time when it is trained
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,15 @@ from torch import Tensor, nn
 from zerokit.comm import Communicator
 from zerokit.state.piece import DTYPES, NAMES, Piece
 
+WEIGHT = "weight/"
+
 if TYPE_CHECKING:
     from zerokit.zero.engine import Engine
     from zerokit.zero.persist import EngineState
+
+
+MASTER = "master of "
+"""Before the name of a weight: the fp32 values that it had when it was frozen."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ def rebuild(engine: Engine) -> None:
     names = {p: name for name, p in engine.module.named_parameters()}
     renamed = {old: names[p] for unit in engine.units for old, p in unit.named_parameters() if p in names}
     known = {p for unit in engine.units for p in unit.parameters}
+    known |= {b for module in engine._structure.modules for b in module._buffers.values() if b is not None}
     parked, factors, token_unit = engine.parked, engine._update.lr_factors, engine.micro_batch.token_unit
     engine.state.settle()
     kept = parked.states | keep(engine.state, renamed)
@@ -57,7 +64,9 @@ def rebuild(engine: Engine) -> None:
     engine.take_off(lambda unit: [without_values(p) for p in unit.parameters])
     engine.build(engine.seed, known)
     used = bring_back(engine.state, kept, engine.comm)
+    frozen = {f"{WEIGHT}{name}" for unit in engine.units if not unit.trainable for name in unit.names}
     parked.states = {name: parts for name, parts in kept.items() if name not in used}
+    parked.states |= {MASTER + name: parts for name, parts in kept.items() if name in frozen and _is_fp32(parts)}
     if len(factors) == len(engine._update.lr_factors):
         engine._update.lr_factors.copy_(factors)
     engine.micro_batch.token_unit.copy_(token_unit)
@@ -95,10 +104,27 @@ def bring_back(state: EngineState, kept: Parts, comm: Communicator) -> set[str]:
         for part in kept.get(name, ()):
             whole[part.start : part.start + len(part.values)] = part.values.to(comm.device)
         comm.all_reduce(whole, kind="values")
+        if MASTER + name in everywhere:
+            whole = _as_before(whole, kept.get(MASTER + name, ()), comm)
         for piece in wanted.get(name, ()):
             if torch.Size(piece.shape).numel() == size:
                 piece.write(0, whole[piece.start : piece.stop])
     return set(names)
+
+
+def _is_fp32(parts: list[Part]) -> bool:
+    return parts[0].values.dtype == torch.float32
+
+
+def _as_before(weight: Tensor, masters: Iterable[Part], comm: Communicator) -> Tensor:
+    """The master weights of a parameter that was frozen, where its weight is still what they are rounded to."""
+    whole = torch.zeros(weight.shape, dtype=torch.float32, device=comm.device)
+    for part in masters:
+        whole[part.start : part.start + len(part.values)] = part.values.to(comm.device)
+    comm.all_reduce(whole, kind="values")
+    return torch.where(
+        (whole - weight.float()).abs() <= weight.float().abs() * torch.finfo(weight.dtype).eps, whole, weight
+    )
 
 
 def without_values(parameter: nn.Parameter) -> Tensor:

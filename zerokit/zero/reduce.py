@@ -48,15 +48,13 @@ class Reducer:
         for unit in self.order:
             unit.reduced = False
 
-    def try_reduce(self, unit: Unit) -> None:
-        """Reduce the unit if backward has reached all its parameters and its turn has come."""
-        if unit.reduced or not unit.complete:
-            return
+    def reduce_complete(self, unit: Unit) -> None:
+        """Backward has reached all parameters of the unit: reduce it when its turn has come."""
         if self._completed is not None and unit not in self._completed:
             self._completed.append(unit)
         while self._next < len(self.order):
             candidate = self.order[self._next]
-            if not candidate.complete:
+            if candidate is not unit and not candidate.complete:
                 return
             self._reduce(candidate)
 
@@ -83,11 +81,6 @@ class Reducer:
         """Make later work on the compute stream see every reduced gradient."""
         self.comm.compute.wait(self.comm.reductions.record())
         self._wire.finish()
-
-    @property
-    def has_gradients(self) -> bool:
-        """Whether backward has left gradients that have not been reduced."""
-        return any(unit.has_gradients for unit in self.order)
 
     def names_with_gradients(self) -> list[str]:
         """Names of the parameters in which backward has left gradients that have not been reduced."""

@@ -14,7 +14,8 @@ class Structure:
     """
 
     def __init__(self, model: nn.Module):
-        self._dicts = [entries for module in model.modules() for entries in _entries(module)]
+        self.modules = list(model.modules())
+        self._dicts = [entries for module in self.modules for entries in _entries(module)]
         self._members = [tuple(map(id, dict.values(entries))) for entries in self._dicts]
         self._kept = [tuple(dict.values(entries)) for entries in self._dicts]  # so that no identity is given twice
         self._parameters = list(model.parameters())

@@ -93,11 +93,6 @@ class Unit:
         return self.rows is None and all(take_grad(p) is not None for p in self.parameters)
 
     @property
-    def has_gradients(self) -> bool:
-        """Whether backward has left gradients that nobody has taken."""
-        return bool(self.rows) or any(take_grad(p) is not None for p in self.parameters)
-
-    @property
     def names_with_gradients(self) -> list[str]:
         """Names of the parameters in which backward has left gradients that nobody has taken."""
         return [name for name, p in self.named_parameters() if take_grad(p) is not None]

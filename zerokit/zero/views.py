@@ -58,7 +58,8 @@ set_grad: Callable[[Tensor, Tensor | None], None] = torch.Tensor.grad.__set__
 class Views:
     """The parameters of one unit.
 
-    read: gathers the unit for somebody outside its module's passes.
+    read: gathers the unit for somebody outside its module's passes; `look` does so where a pass is under way, for who
+    goes through all parameters and perhaps wants no more than their shapes.
     shown: the unit's weights lie there. readable: and stay there for all that is issued on the compute stream.
     lasting: nobody gathers into their memory, so they are readable whenever they are shown.
     loud: hidden views read NaN.
@@ -69,6 +70,7 @@ class Views:
         self.shown = self.readable = lasting
         self.lent = False
         self.read: Callable[[], None] = lambda: None
+        self.look: Callable[[], None] = lambda: None
         self._loud = loud and not lasting
         self._views: list[Tensor] = []
         self._nothing: list[Tensor] = []
@@ -160,7 +162,8 @@ class Parameters(dict):
         return [views for views in dict.fromkeys(self._of.values()) if not views.readable]
 
     def items(self) -> Any:
-        """As of a dict; parameters whose memory is their own are made readable first."""
+        """As of a dict. In a forward or backward pass all are gathered first; outside of one those that are divided
+        stay hidden, as it takes all ranks to gather them."""
         self._prepare()
         return dict.items(self)
 
@@ -173,8 +176,7 @@ class Parameters(dict):
         if torch.compiler.is_compiling():
             return
         for views in self.hidden():
-            if views.lasting:
-                views.read()
+            (views.read if views.lasting else views.look)()
 
 
 def manage(parameters: Sequence[nn.Parameter], gradient_is_gone: Callable[[], bool]) -> None:
