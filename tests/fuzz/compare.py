@@ -13,6 +13,7 @@ from tests.fuzz.program import Program
 REFUSALS = {
     "ranks that part": r"The ranks run different modules: rank \d+ needs the weights of '.*', rank \d+ those of '.*'",
     "a pass whose end cannot be seen": r"loss.backward\(\) met this model inside a reentrant checkpoint first",
+    "a pass that nothing announces": r"of a loss.backward\(\) that could not be followed",
     "weights updated since": r"have been updated since the forward pass whose backward pass needs them",
     "units inside one another": r"need whole weights at the same time, but share memory for them",
     "a deep copy": r"copy the model inside `with engine.gathered\(\):`",

@@ -178,10 +178,7 @@ class Hooks:
     def reduce(self, units: Sequence[Unit]) -> None:
         """Hand over the units' gradients as far as they are complete and the pass trains this engine."""
         now, member = self.meet(), self._alive()
-        if not now.trains(member):
-            return
-        if now.inner:
-            member.was_inner = True
+        if now.inner or not now.trains(member):
             return
         for unit in units:
             if not unit.reduced and unit.complete:

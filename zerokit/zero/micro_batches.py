@@ -41,7 +41,6 @@ class MicroBatches:
         self.token_unit = torch.zeros((), dtype=torch.float32, device=comm.device)
         self._knows_tokens = self._by_tokens = False
         self._begun = self._is_scaled = self._ends_step = False  # of the backward pass under way
-        self.was_inner = False  # it held others, whose gradients may come after those of the same unit outside of them
         self.counted = True  # nobody said which is the last
         self.forget()
 
@@ -141,9 +140,8 @@ class MicroBatches:
             self._reducer.flush()
             self.done += 1
             self.reduced = self._ends_step
-            if self.was_inner:
-                self._check_taken()
-        self._begun = self._is_scaled = self.was_inner = False
+            self._check_taken()
+        self._begun = self._is_scaled = False
         self._gatherer.release_all()
         self.on_end()
 
@@ -151,7 +149,7 @@ class MicroBatches:
         """A backward pass that met this engine has failed: what was reduced before is incomplete."""
         self._reducer.abandon()
         self._gatherer.release_all()
-        self._begun = self._is_scaled = self.was_inner = False
+        self._begun = self._is_scaled = False
         if trained:
             self.forget()
 
@@ -178,6 +176,11 @@ class MicroBatches:
             self._count_plain()
             self.end_pass(trained=True)
             names = []
+        if names and self.done == 0:
+            raise RuntimeError(
+                f"'{names[0]}' has a gradient of a loss.backward() that could not be followed, as the model's output hides "
+                "its tensors: call engine.backward(loss)."
+            )
         if self.done == 0 or (self.counted and not self.reduced):
             raise RuntimeError(
                 f"engine.step was called after {self.done} of {self.accumulation} micro-batches: call "
