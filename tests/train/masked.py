@@ -125,7 +125,7 @@ def register_models() -> None:
 
 def masked_trainer(kind: str, cfg: Config, device: str = "cpu") -> Trainer:
     """A trainer on data masked in the way of `kind`."""
-    trainer = assemble(cfg, Communicator(torch.device(device)))
+    trainer = assemble(cfg, Communicator(torch.device(device, 0) if device == "cuda" else torch.device(device)))
     source = trainer.loader.source
     source.__class__, source.kind = MaskedSource, kind
     return trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from zerokit.zero.compress import exact_steps
 from zerokit.zero.evaluation import EvaluationWeights
 from zerokit.zero.gather import Gatherer
 from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
+from zerokit.zero.graph import CapturedStep
 from zerokit.zero.hooks import Hooks, explain
 from zerokit.zero.lookup import is_table
 from zerokit.zero.master import MASTERS
@@ -27,6 +28,7 @@ from zerokit.zero.numerics import Numerics, ParameterGroups
 from zerokit.zero.partition import check_model, find_blocks, partition, unit_modules, unmanaged
 from zerokit.zero.persist import EngineState
 from zerokit.zero.placement import STAGES, Placement, Stage
+from zerokit.zero.plan import Plan
 from zerokit.zero.read import WeightReader
 from zerokit.zero.rebuild import Parked, rebuild
 from zerokit.zero.reduce import Reducer
@@ -42,21 +44,6 @@ from zerokit.zero.wire import make_wire
 _BUILT = ("storage", "gatherer", "gradient_norm", "reducer", "micro_batch", "reader", "state", "values", "units",
           "unused", "_hooks", "_attachment", "_update", "_evaluation", "_structure")  # fmt: skip
 """What an engine makes for the model as it is."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a model is divided; see `Engine`. groups: of parameters, or what makes them for a model."""
-
-    groups: ParameterGroups | Callable[[nn.Module], ParameterGroups]
-    units: Sequence[str]
-    min_unit: int
-    prefetch: int
-    peers: bool
-    guard: bool
-    skip_unused: bool
-    compile_update: bool
-    transient_gradients: bool
 
 
 class Engine:
@@ -111,7 +98,7 @@ class Engine:
         self.module, self.optimizer, self._accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
         self.max_skips = max_skips
         on_gpu = self.device.type == "cuda"
-        self._plan = _Plan(
+        self._plan = Plan(
             groups or ParameterGroups(),
             units,
             min_unit,
@@ -316,6 +303,16 @@ class Engine:
         factor = self.micro_batch.factor(share, tokens)
         self.micro_batch.scaled()
         return loss * factor.to(loss.dtype)
+
+    def record(self, step: Callable[[Sequence[tuple[Tensor, ...]]], Tensor]) -> CapturedStep:
+        """A whole step as a CUDA graph: takes what `step` takes, micro-batches of tensors whose shapes do not change,
+        and returns what it returns, the loss (0-dim). The first calls run `step`, which calls this engine, `backward`
+        and `step`; later ones replay what was recorded.
+
+        Raises:
+            ConfigError: the engine is not on a GPU, or its steps vary.
+        """
+        return CapturedStep(self, step)
 
     def zero_grad(self) -> None:
         """Forget the micro-batches since the last step."""

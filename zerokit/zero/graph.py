@@ -7,6 +7,7 @@ Guide, "CUDA Graphs"; PyTorch, `torch.cuda.graph`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from torch import Tensor
 from zerokit.comm.process import close_first
 from zerokit.comm.stream import COMPUTE
 from zerokit.config.errors import ConfigError
-from zerokit.zero.engine import Engine
 
 Batch = tuple[Tensor, ...]
 WARMUP = 4
@@ -34,10 +34,11 @@ class CapturedStep:
         engine: on a GPU. step: micro-batches → loss (0-dim); calls `engine`, `backward` and `step`.
     """
 
-    def __init__(self, engine: Engine, step: Callable[[Sequence[Batch]], Tensor]):
+    def __init__(self, engine: Any, step: Callable[[Sequence[Batch]], Tensor]):
         if engine.device.type != "cuda":
             raise ConfigError(
-                f"train.cuda_graph=true needs a GPU; this rank computes on {engine.device.type}. Set it to false."
+                f"A recorded step (train.cuda_graph=true, engine.record) needs a GPU; this rank computes on "
+                f"{engine.device.type}. Set it to false."
             )
         if engine.changes:
             raise ConfigError(
@@ -70,6 +71,9 @@ class CapturedStep:
         return loss
 
     def _run(self, batches: Sequence[Batch]) -> Tensor:
+        if self._engine.follow_model():
+            self.close()
+            self._calls = 0
         self._calls += 1
         if self._calls <= WARMUP:
             return self._step(batches)

@@ -178,8 +178,8 @@ class MicroBatches:
             names = []
         if names and self.done == 0:
             raise RuntimeError(
-                f"'{names[0]}' has a gradient of a loss.backward() that could not be followed, as the model's output hides "
-                "its tensors: call engine.backward(loss)."
+                f"'{names[0]}' has a gradient of a loss.backward() that could not be followed, as the model's output "
+                "hides its tensors: call engine.backward(loss)."
             )
         if self.done == 0 or (self.counted and not self.reduced):
             raise RuntimeError(

@@ -83,8 +83,8 @@ ROWS = (
     # -- gradients ---------------------------------------------------------------------------------------------------
     Row("gradient_clipping", float, "largest global norm of the gradients; 0 does not clip", 1.0,
         to="train.clip_norm", value=positive),
-    moot("prescale_gradients", bool, "the loss is divided before backward, so no sum is larger than the mean"),
-    moot("gradient_predivide_factor", float, "the loss is divided before backward, so no sum is larger than the mean"),
+    moot("prescale_gradients", bool, "the update divides in fp32; in fp16 the loss is divided"),
+    moot("gradient_predivide_factor", float, "the update divides in fp32; in fp16 the loss is divided"),
     refused("gradient_allreduce_op", str, "gradients are means; multiply the loss by the number of processes", "mean"),
     moot("sparse_gradients", bool, "gradients are dense: the same sums"),
     moot("disable_allgather", bool, "the collective follows from the stage"),
