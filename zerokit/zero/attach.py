@@ -14,12 +14,13 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from zerokit.comm import Communicator
+from zerokit.zero.clipping import mark, unmark
 from zerokit.zero.gather import Gatherer
 from zerokit.zero.hooks import GONE, Hooks
 from zerokit.zero.lookup import Lookup
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
-from zerokit.zero.views import Parameters, Views, give_back, manage, weakly
+from zerokit.zero.views import Parameters, Views, weakly
 
 OWNER = "_zerokit_attachment"
 
@@ -42,7 +43,7 @@ class Attachment:
         for unit in units:
             by_module.setdefault(unit.module, []).append(unit)
             gatherer.let_read(unit)
-            manage(unit.parameters, weakly(has_gradients, default=False))
+            mark(unit.parameters, weakly(has_gradients, default=False))
         views = {p: unit.model_views for unit in units for p in unit.parameters}
         self._keepers: list[nn.Module] = []
         for module in model.modules():
@@ -92,7 +93,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         for unit in self._units:
-            give_back(unit.parameters)
+            unmark(unit.parameters)
             for parameter, value in zip(unit.parameters, values(unit), strict=True):
                 parameter.data = value
                 parameter.grad = None

@@ -8,6 +8,7 @@ from zerokit.zero.placement import Collective, Placement, transition
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
 from zerokit.zero.unused import Unused
+from zerokit.zero.views import take_grad
 from zerokit.zero.wire import CollectiveWire, PeerWire
 
 
@@ -24,6 +25,7 @@ class Reducer:
                  unused: Unused | None = None):  # fmt: skip
         self.storage, self.comm, self._wire, self._norm, self._unused = storage, comm, wire, norm, unused
         self.order = list(reversed(storage.trainable))
+        self._parameters = [p for unit in self.order for p in unit.parameters]
         self._completed: list[Unit] | None = []  # recording the first backward; None afterwards
         self._place = {unit: index for index, unit in enumerate(self.order)}
         self._next = 0
@@ -84,6 +86,8 @@ class Reducer:
 
     def names_with_gradients(self) -> list[str]:
         """Names of the parameters in which backward has left gradients that have not been reduced."""
+        if list(map(take_grad, self._parameters)).count(None) == len(self._parameters):
+            return []  # asked twice a step of every parameter, so in few instructions
         return [name for unit in self.order for name in unit.names_with_gradients]
 
     def forget_events(self) -> None:

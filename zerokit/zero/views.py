@@ -21,35 +21,6 @@ from torch import Tensor, nn
 _set_versions = torch._C._autograd._unsafe_set_version_counter
 
 
-class ManagedParameter(nn.Parameter):
-    """A parameter of an engine, whose gradient the engine takes from it."""
-
-    @property
-    def grad(self) -> Tensor | None:
-        """The gradient of the backward pass under way, on this rank.
-
-        Raises:
-            RuntimeError: the pass is over, so the gradient has gone to the rank that owns it.
-        """
-        gradient = take_grad(self)
-        is_gone = self.__dict__.get("_gradient_is_gone")
-        if gradient is None and is_gone is not None and is_gone():
-            raise RuntimeError(
-                "The gradients of this step are divided among the ranks, so a parameter has none. To clip them by "
-                'their norm set train.clip_norm ("train": {"clip_norm": 1.0} of zerokit.initialize); engine.grad_norm '
-                "is their norm after the step, and engine.values.gradient(name) reads one."
-            )
-        return gradient
-
-    @grad.setter
-    def grad(self, value: Tensor | None) -> None:
-        set_grad(self, value)
-
-    @grad.deleter
-    def grad(self) -> None:
-        set_grad(self, None)
-
-
 take_grad: Callable[[Tensor], Tensor | None] = torch.Tensor.grad.__get__
 """The gradient that autograd has left in a parameter."""
 set_grad: Callable[[Tensor, Tensor | None], None] = torch.Tensor.grad.__set__
@@ -177,22 +148,6 @@ class Parameters(dict):
             return
         for views in self.hidden():
             (views.read if views.lasting else views.look)()
-
-
-def manage(parameters: Sequence[nn.Parameter], gradient_is_gone: Callable[[], bool]) -> None:
-    """Make parameters those of an engine. gradient_is_gone: whether the step under way has had its backward passes."""
-    for parameter in parameters:
-        if type(parameter) is nn.Parameter:
-            parameter.__class__ = ManagedParameter
-            parameter._gradient_is_gone = gradient_is_gone
-
-
-def give_back(parameters: Sequence[nn.Parameter]) -> None:
-    """Undo `manage`."""
-    for parameter in parameters:
-        if type(parameter) is ManagedParameter:
-            del parameter._gradient_is_gone
-            parameter.__class__ = nn.Parameter
 
 
 def weakly(method: Callable, gone: str | None = None, default: Any = None) -> Callable:
