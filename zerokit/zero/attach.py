@@ -64,7 +64,8 @@ class Attachment:
         for module in leaves_beside_other_formats(model, set(by_module), hooks.compute):
             hooks.cast_inputs(module)
         for module, of_module in by_module.items():
-            hooks.attach(module, of_module, root=module is model)
+            inside = set(module.modules()) if module is not model else set()
+            hooks.attach(module, of_module, module is model, [keeper for keeper in self._keepers if keeper in inside])
         model.__dict__[OWNER] = weakref.ref(self)
 
     def _guard_state_dicts(self, model: nn.Module, views: dict[nn.Parameter, Views]) -> None:
