@@ -34,12 +34,10 @@ EXTRAS = (
     "segment_nonreentrant", "contrastive", "two_heads", "two_forwards_two_backwards", "eval_between", "eval_inside",
     "inference_between", "encode", "read_weights", "input_gradient", "plain_backward", "dropout", "mask", "experts",
     "unfreeze", "frozen_stem", "unused_module", "whole_weights", "cycle", "tied_blocks",
-    "registered_twice", "deep_copy", "autocast", "list_weights",
+    "registered_twice", "deep_copy", "autocast",
 )  # fmt: skip
 """Features of the model as a whole and of its script; `build` and `script` say what each is."""
-RARE = frozenset(
-    {"raw_weight", "tied_by_hand", "experts", "read_weights", "encode", "unfreeze", "deep_copy", "list_weights"}
-)
+RARE = frozenset({"raw_weight", "tied_by_hand", "experts", "read_weights", "encode", "unfreeze", "deep_copy"})
 """Features that zerokit may refuse, which would keep the rest of the program from being tried."""
 OUTPUTS = ("tensor", "tuple", "dict", "dataclass", "object", "distribution")
 STEMS = ("linear", "embedding", "padding")

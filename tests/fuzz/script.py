@@ -63,8 +63,6 @@ class Script:
                 self._note(f"encode {step}", net.encode(x))
             if "read_weights" in self.has and net.square() is not None:
                 self._note(f"reading {step}", net.square())
-            if "list_weights" in self.has:
-                self._note(f"listed {step}", torch.stack([p.float().square().sum() for p in net.parameters()]))
             if "deep_copy" in self.has and net.square() is not None:
                 self._note(f"copy {step}", copy.deepcopy(net).square())
         if "whole_weights" in self.has:

@@ -25,7 +25,8 @@ def test_the_faulty_disks_know_every_call():
 
 def test_a_save_makes_the_calls_that_durability_needs(tmp_path):
     disk = CallingDisk()
-    trained(2).state.save(tmp_path / "s", disk=disk)
+    engine = trained(2)
+    engine.state.save(tmp_path / "s", disk=disk)
     written = ["create", "sync", "close"]
     calls = [call for call in disk.calls if call != "write"]
     assert calls == ["make_folder", *written, *written, "sync_folder", "rename", "sync_folder"]
@@ -88,7 +89,8 @@ def test_a_power_loss_is_simulated(tmp_path):
         root = tmp_path / str(survive)
         root.mkdir()
         disk = Hasty()
-        fresh(0).state.save(root / "s", disk=disk)
+        engine = fresh(0)
+        engine.state.save(root / "s", disk=disk)
         image = tmp_path / f"image{survive}"
         PowerLoss(root, disk.journal).write(image, survive)
         assert [path.name for path in image.iterdir()] == expected

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,7 +102,7 @@ def test_the_heading_breaks_before_its_figures(tmp_path, monkeypatch, name, line
     Board(tmp_path / name, out).finish(cells, None)
     head = out.getvalue().partition("cell ")[0].splitlines()
     assert len(head) == lines and head[0].startswith(f"3 cells in {name}/")
-    assert head[-1].endswith("1 finished · 1 failed · 1 too large · 0 ms")
+    assert re.search(r"1 finished · 1 failed · 1 too large · \d+ ms$", head[-1])
 
 
 def test_what_had_finished_before_is_explained_where_it_occurs(tmp_path):
