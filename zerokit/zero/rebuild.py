@@ -16,12 +16,10 @@ from torch import Tensor, nn
 
 from zerokit.comm import Communicator
 from zerokit.state.piece import DTYPES, NAMES, Piece
-
-WEIGHT = "weight/"
+from zerokit.zero.persist import WEIGHT, EngineState
 
 if TYPE_CHECKING:
     from zerokit.zero.engine import Engine
-    from zerokit.zero.persist import EngineState
 
 
 MASTER = "master of "
