@@ -191,6 +191,18 @@ class Net(nn.Module):
         ]
         return getattr(*found[-1]) if found else None
 
+    def linears(self) -> list[tuple[nn.Module, str, nn.Linear]]:
+        """One linear layer inside a block, with its parent and its name there, if there is one that trains."""
+        frozen = torch.empty(0)
+        found = [
+            (parent, name, child)
+            for member in self.members
+            for parent in member.modules()
+            for name, child in parent.named_children()
+            if type(child) is nn.Linear and dict(child.named_parameters()).get("weight", frozen).requires_grad
+        ]
+        return found[-1:]
+
     def _enter(self, x: Tensor) -> Tensor:
         if isinstance(self.stem, nn.Linear):
             return self.stem(x)

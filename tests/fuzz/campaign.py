@@ -84,10 +84,11 @@ class Campaign:
 def run(options: argparse.Namespace) -> int:
     """A campaign as the command line wants it."""
     campaign = Campaign(options.jobs, options.budget)
-    counts, features, failures, nearest = Counter(), defaultdict(Counter), [], (0.0, 0)
+    counts, refusals, features, failures, nearest = Counter(), Counter(), defaultdict(Counter), [], (0.0, 0)
     for program, result in campaign.results(_programs(options)):
         nearest = max(nearest, (result.nearness, program.seed))
         counts[result.outcome] += 1
+        refusals[result.reason] += result.outcome == "refused"
         for feature in program.features():
             features[feature][result.outcome] += 1
         if not result.fine:
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     for program, result in campaign.shrunk(failures[: options.shrink]):
         print(f"\n{program}\n  {result.outcome}: {result.reason}", flush=True)
     if options.record:
-        RESULTS.write_text(report(options, counts, features, took), encoding="utf-8")
+        RESULTS.write_text(report(options, counts, +refusals, features, took), encoding="utf-8")
     return int(bool(failures))
 
 
@@ -115,7 +116,9 @@ def _counted(counts: Counter) -> str:
     return ", ".join(f"{number:,} {outcome}" for outcome, number in sorted(counts.items()))
 
 
-def report(options: argparse.Namespace, counts: Counter, features: dict[str, Counter], took: float) -> str:
+def report(
+    options: argparse.Namespace, counts: Counter, refusals: Counter, features: dict[str, Counter], took: float
+) -> str:
     """The page of results."""
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     size = f"--programs {options.programs}" if options.programs else f"--budget {options.budget:g}"
@@ -132,6 +135,9 @@ def report(options: argparse.Namespace, counts: Counter, features: dict[str, Cou
             "",
             f"`{command}`, {when}, {machine}, commit {_commit()}, {took:.0f} s.",
             f"{sum(counts.values()):,} programs: {_counted(counts)}.",
+            "",
+            "What was refused (`compare.REFUSALS` has the words): " + (_counted(refusals) or "nothing") + ".",
+            "`invalid`: PyTorch itself raises, or gives no finite number.",
             "",
             "Programs by feature (a program has several):",
             "",

@@ -35,14 +35,17 @@ EXTRAS = (
     "inference_between", "encode", "read_weights", "input_gradient", "plain_backward", "dropout", "mask", "experts",
     "unfreeze", "frozen_stem", "unused_module", "whole_weights", "cycle", "tied_blocks",
     "registered_twice", "deep_copy", "autocast",
+    "gradient_penalty", "replaced", "loaded",
 )  # fmt: skip
 """Features of the model as a whole and of its script; `build` and `script` say what each is."""
-RARE = frozenset({"raw_weight", "tied_by_hand", "experts", "read_weights", "encode", "unfreeze", "deep_copy"})
+RARE = frozenset({
+    "raw_weight", "tied_by_hand", "experts", "read_weights", "encode", "unfreeze", "deep_copy", "gradient_penalty",
+})  # fmt: skip
 """Features that zerokit may refuse, which would keep the rest of the program from being tried."""
 OUTPUTS = ("tensor", "tuple", "dict", "dataclass", "object", "distribution")
 STEMS = ("linear", "embedding", "padding")
 UNITS = ("Linear", "Chain", "*")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 CHECKPOINTING = ("none", "full", "selective", "every_k")
 CONTAINERS = ("list", "sequential", "dict", "rows", "stages", "plain_attributes")
 

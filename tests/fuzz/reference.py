@@ -14,6 +14,9 @@ from tests.fuzz.script import Record, Script
 from zerokit.train.assemble import wrap_blocks
 from zerokit.train.initialize import typed
 
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SCALE = 64.0
+"""Of losses in fp16."""
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"lr": 0.03, "momentum": 0.9}),
     # A large eps: Adam divides by the root of the second moment, so where a gradient is nothing but rounding, a small
@@ -29,14 +32,17 @@ class Copy:
         self.net = build(program, rank)
         self.first = {name: parameter.detach().clone() for name, parameter in self.net.named_parameters()}
         self.masters = self.first
-        self.dtype = torch.bfloat16 if program.precision == "bf16" else torch.float32
+        self.dtype = FORMATS[program.precision]
         _convert(self.net, self.dtype)
         for name, parameter in self.net.named_parameters():
             if not parameter.requires_grad:  # no master: it is kept in the compute format alone
                 self.first[name] = parameter.detach().float()
         # Checkpointing is not what is compared: a body with buffers changes them again when it is recomputed.
         wrap_blocks(self.net, typed({"checkpointing": program.checkpointing}), torch.device("cpu"))
-        self.share = 1.0 / (program.accumulation * program.world)
+        self.scale = SCALE if program.precision == "fp16" else 1.0
+        self.share = 1.0 / (program.accumulation * program.world * self.scale)
+        self.given: dict[str, Tensor] = {}  # masters that the script has set, for the update: copies share them
+        self.fresh: set[str] = set()  # parameters that it has replaced
         self.sums: dict[str, Tensor] = {}
         self.script = Script(program, self, rank)
 
@@ -48,7 +54,7 @@ class Copy:
         return self.net(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        (loss * self.scale).backward()
         for name, parameter in self.net.named_parameters():
             if parameter.grad is not None:
                 self.sums[name] = self.sums.get(name, 0) + parameter.grad.float() * self.share
@@ -56,6 +62,20 @@ class Copy:
 
     def weights(self) -> Record:
         return {name: master.detach().clone() for name, master in self.masters.items()}
+
+    def load(self, weights: Record) -> None:
+        with torch.no_grad():
+            for name, parameter in self.net.named_parameters():
+                parameter.copy_(weights[name])
+                self.given[name] = weights[name] if parameter.requires_grad else parameter.detach().float()
+
+    def replace(self, parent: nn.Module, name: str, new: nn.Module) -> None:
+        setattr(parent, name, new)
+        mine = {id(parameter) for parameter in new.parameters()}
+        names = {name: value for name, value in self.net.named_parameters() if id(value) in mine}
+        self.given |= {name: parameter.detach().clone() for name, parameter in names.items()}
+        self.fresh = set(names)
+        new.to(self.dtype)
 
     def take(self, masters: dict[str, Tensor]) -> None:
         """Begin the next step with these weights."""
@@ -84,6 +104,7 @@ def run(program: Program) -> tuple[Record, list[Record]]:
         for copy in copies:
             copy.script.prepare(step)
             copy.script.train(step)
+        _begin_anew(masters, optimizer, copies[0])
         _average(masters, copies)
         if program.clip_norm is not None:
             nn.utils.clip_grad_norm_(masters.values(), program.clip_norm)
@@ -91,6 +112,15 @@ def run(program: Program) -> tuple[Record, list[Record]]:
         for copy in copies:
             copy.take(masters)
     return copies[0].first, [copy.script.finish() for copy in copies]
+
+
+def _begin_anew(masters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, copy: Copy) -> None:
+    with torch.no_grad():
+        for name, value in copy.given.items():
+            masters[name].copy_(value)
+    for name in copy.fresh:
+        optimizer.state.pop(masters[name], None)
+    copy.given, copy.fresh = {}, set()
 
 
 def _average(masters: dict[str, nn.Parameter], copies: list[Copy]) -> None:

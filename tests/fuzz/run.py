@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch._dynamo  # checkpoints import it at their first use, which takes seconds: once, before processes fork
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 import zerokit
 from tests.fuzz import compare, reference
@@ -40,14 +40,25 @@ class EngineSide:
 
     def __init__(self, program: Program, rank: int):
         self.net = build(program, rank)
-        self.has = program.extras
+        self.has, self.fp16 = program.extras, program.precision == "fp16"
         self.engine = zerokit.initialize(self.net, configuration(program))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.engine(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward() if "plain_backward" in self.has else self.engine.backward(loss)
+        if "plain_backward" not in self.has:
+            self.engine.backward(loss)
+        elif self.fp16:
+            self.engine.scale(loss).backward()
+        else:
+            loss.backward()
+
+    def load(self, weights: Record) -> None:
+        self.net.load_state_dict(weights, strict=False)
+
+    def replace(self, parent: nn.Module, name: str, new: nn.Module) -> None:
+        setattr(parent, name, new)
 
     def weights(self) -> Record:
         return dict(self.engine.full_state_dict())
@@ -56,7 +67,7 @@ class EngineSide:
 def configuration(program: Program) -> dict[str, Any]:
     """What `zerokit.initialize` is given."""
     _, options = reference.OPTIMIZERS[program.optimizer]
-    options = dict(options)
+    options, fp16 = dict(options), program.precision == "fp16"
     if "betas" in options:
         options["beta1"], options["beta2"] = options.pop("betas")
     return {
@@ -66,7 +77,7 @@ def configuration(program: Program) -> dict[str, Any]:
             "prefetch": program.prefetch,
             "units": [program.units] if program.units else [],
         },
-        "precision": program.precision,
+        "precision": {"name": "fp16", "loss_scale": reference.SCALE} if fp16 else program.precision,
         "optimizer": {"name": program.optimizer, "decay_norms_and_biases": True, **options},
         "checkpointing": program.checkpointing,
         "batch": {"accumulation": program.accumulation},

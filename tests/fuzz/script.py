@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.fuzz.build import Net, tensors
 from tests.fuzz.modules import BATCH, DIM, TIME
@@ -30,6 +30,12 @@ class Side(Protocol):
 
     def weights(self) -> Record:
         """Every parameter in fp32."""
+
+    def load(self, weights: Record) -> None:
+        """Give every parameter another value."""
+
+    def replace(self, parent: nn.Module, name: str, new: nn.Module) -> None:
+        """Give a module another child."""
 
 
 def _draw(program: Program, *key: int) -> torch.Generator:
@@ -70,6 +76,16 @@ class Script:
         if "unfreeze" in self.has:
             first = net.members[0]
             first.requires_grad_(not next(first.parameters()).requires_grad)
+        if "loaded" in self.has and step == 1:
+            self.side.load(self._other_weights())
+        if "replaced" in self.has and step == 1 and "tied_blocks" not in self.has:
+            for parent, name, child in net.linears():
+                self.side.replace(parent, name, nn.Linear(child.in_features, child.out_features))
+
+    def _other_weights(self) -> Record:
+        draw = _draw(self.program, 77)
+        shapes = {name: value.shape for name, value in sorted(self.side.weights().items())}
+        return {name: 0.3 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
 
     def _evaluate(self, step: int, mode: Callable) -> None:
         self.side.net.eval()
@@ -89,7 +105,13 @@ class Script:
             self._note(f"loss {step}.{micro}", loss)
             self.side.backward(loss)
             if x.requires_grad:
-                self._note(f"input's gradient {step}.{micro}", x.grad)
+                self._note(f"input's gradient {step}.{micro}", self._unscaled(x.grad))
+
+    def _unscaled(self, gradient: Tensor | None) -> Tensor | None:
+        """In fp16 a gradient that reaches an input has been multiplied with a loss scale of the side's choice."""
+        if gradient is None or self.program.precision != "fp16":
+            return gradient
+        return gradient / gradient.abs().max().clamp(min=1e-6)
 
     def _inputs(self, step: int, micro: int) -> dict[str, Tensor]:
         draw = _draw(self.program, step, micro, self.rank)
@@ -100,8 +122,11 @@ class Script:
 
     def _forward(self, step: int, micro: int) -> tuple[Tensor, Tensor]:
         inputs = self._inputs(step, micro)
-        x = inputs["x"].requires_grad_("input_gradient" in self.has)
+        x = inputs["x"].requires_grad_(bool(self.has & {"input_gradient", "gradient_penalty"}))
         loss = self._loss(inputs, step, micro)
+        if "gradient_penalty" in self.has:
+            (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+            loss = loss + slope.square().sum()
         if "contrastive" in self.has:
             loss = loss + self._loss({**inputs, "x": 0.5 * x.flip(0)}, step, micro + 50, loss)
         if "eval_inside" in self.has:
