@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo  # models on the meta device import it, which takes seconds: once, before processes fork
 import torch.distributed as dist
 
 

@@ -17,6 +17,7 @@ REFUSALS = {
     "weights updated since": r"have been updated since the forward pass whose backward pass needs them",
     "units inside one another": r"need whole weights at the same time, but share memory for them",
     "a deep copy": r"copy the model inside `with engine.gathered\(\):`",
+    "a weight whose use backward does not show": r"If the tensor is a weight: backward came to it in a way that could",
     "inside a reentrant checkpoint and outside": r"It is used inside a reentrant checkpoint and outside of it",
 }
 """Errors that are an answer, by what they refuse. Each says what to do instead."""
@@ -51,10 +52,10 @@ class Tolerance:
 # another order, and the update multiplies in another order: a few units in the last place (1e-7) of the largest term,
 # found to reach 1e-6 of a change in four steps. A gradient that is nothing but rounding (a bias of keys in attention)
 # moves a weight by lr / eps = 10 times its 1e-7 in each step of AdamW, hence ROUNDING. In bf16 a master weight that
-# differs in its last bit may round to another bf16 weight, 4e-3 apart, which moves the gradients of all;
-# in fp16 an eighth of it. A wrong gradient (of other weights, missing, counted twice, of one rank alone) is off by
+# differs in its last bit may round to another bf16 weight, 4e-3 apart, which moves the gradients of all; in
+# fp16 an eighth of it or so. A wrong gradient (of other weights, missing, counted twice, of one rank alone) is off by
 # about its own size.
-TOLERANCES = {"fp32": Tolerance(1e-4, 2e-5), "fp16": Tolerance(0.03, 0.001), "bf16": Tolerance(0.1, 0.003)}
+TOLERANCES = {"fp32": Tolerance(1e-4, 2e-5), "fp16": Tolerance(0.06, 0.002), "bf16": Tolerance(0.1, 0.003)}
 ROUNDING = 5e-6
 
 
@@ -76,11 +77,11 @@ def judge(program: Program, wanted: Any, answers: list[Any]) -> Result:
     first, records = wanted
     silent = [rank for rank, answer in enumerate(answers) if answer is None]
     failures = [answer for answer in answers if answer is not None and not isinstance(answer, dict)]
-    if silent:
+    if silent and not (failures and all(_refusal(failure.message) for failure in failures)):
         seen = f"; another: {failures[0].kind}: {failures[0].message}" if failures else ""
         return Result("hang", f"no answer from rank {silent[0]}{seen}")
     if failures:
-        return _failed(failures, len(answers))
+        return _failed(failures, answers)
     tolerance = TOLERANCES["bf16" if "autocast" in program.extras else program.precision]
     nearness = 0.0
     for rank, (got, want) in enumerate(zip(answers, records, strict=True)):
@@ -91,12 +92,13 @@ def judge(program: Program, wanted: Any, answers: list[Any]) -> Result:
     return Result("same", nearness=nearness)
 
 
-def _failed(failures: list[Any], world: int) -> Result:
+def _failed(failures: list[Any], answers: list[Any]) -> Result:
+    """An error that is an answer may leave other ranks waiting, which their launcher ends."""
     kinds = {_refusal(failure.message) for failure in failures}
-    if None not in kinds and len(failures) == world:
+    if None not in kinds and len(failures) + answers.count(None) == len(answers):
         return Result("refused", ", ".join(sorted(kinds)))
     worst = next((failure for failure in failures if _refusal(failure.message) is None), failures[0])
-    some = "" if len(failures) == world else f" (on {len(failures)} of {world} ranks)"
+    some = "" if len(failures) == len(answers) else f" (on {len(failures)} of {len(answers)} ranks)"
     return Result("crash", f"{worst.kind}{some}: {worst.message}\n{worst.trace}")
 
 

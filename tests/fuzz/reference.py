@@ -61,7 +61,8 @@ class Copy:
                 parameter.grad = None
 
     def weights(self) -> Record:
-        return {name: master.detach().clone() for name, master in self.masters.items()}
+        kept = {name: p.dtype for name, p in self.net.named_parameters() if not p.requires_grad}
+        return {name: m.detach().to(kept.get(name, m.dtype)).float().clone() for name, m in self.masters.items()}
 
     def load(self, weights: Record) -> None:
         with torch.no_grad():

@@ -16,10 +16,11 @@ from tests.optimizer.training import Run, engine_of, plain, train, weights
 from tests.ranks import run_ranks
 from tests.zero.models import MODELS, batches
 from tests.zero.training import make_optimizer
+from zerokit.comm.mesh import make_mesh
 from zerokit.config.registry import options_type
 from zerokit.zero.compress import exact_steps
 from zerokit.zero.engine import Engine, Numerics
-from zerokit.zero.placement import STAGES
+from zerokit.zero.placement import STAGES, evenly
 
 LR, DECAY = 0.01, 0.1
 OPTIONS = {"lr": LR, "weight_decay": DECAY, "freeze_step": 3}
@@ -40,10 +41,11 @@ def test_the_warm_up_is_adamw_with_bias_corrections():
 
 def chunks_of(engine: Engine) -> dict[str, list[tuple[int, int]]]:
     """By parameter: the elements that lie in the shard of each rank."""
-    found = {}
+    found, mesh = {}, engine.comm.mesh
     for unit in engine.storage.trainable:
         for index, name in enumerate(unit.names):
-            spans = [unit.layout.overlap(index, *unit.layout.shard_range(r))[0] for r in range(engine.comm.world)]
+            shards = [unit.layout.held(evenly(mesh), mesh.at(rank)) for rank in range(mesh.world)]
+            spans = [unit.layout.overlap(index, shard)[0] for shard in shards]
             found[name] = [(span.start, span.stop) for span in spans]
     return found
 
@@ -146,7 +148,7 @@ def clipped(clip_norm: float | None) -> tuple[float, str]:
     norms = []
     for step in batches(4, 2):
         engine.backward(engine(*step[engine.comm.rank]))
-        own = torch.stack([u.gradient.double().norm() for u in engine.storage.trainable]).norm()
+        own = torch.stack([u.gradient.values.double().norm() for u in engine.storage.trainable]).norm()
         engine.step()
         norms.append((float(engine.grad_norm), float(own)))
     return norms[-1], engine.reader.sha256()
@@ -293,7 +295,7 @@ def test_the_configuration_knows_the_stages_that_the_placements_allow():
     allowed = []
     for number, stage in STAGES.items():
         with suppress(ValueError):
-            exact_steps([make_optimizer("onebit_adam")], stage)
+            exact_steps([make_optimizer("onebit_adam")], stage, make_mesh(2))
             allowed.append(number)
     assert tuple(allowed) == options_type("optimizer", "onebit_adam").stages
 

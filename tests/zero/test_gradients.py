@@ -64,15 +64,15 @@ def padding(stage: int) -> bool:
     engine = make_engine(Case(steps=1), stage, transient_gradients=True)
     for unit in engine.storage.trainable:
         unit.hold_gradient()
-        unit.gradient.fill_(torch.nan)
+        unit.gradient.values.fill_(torch.nan)
         unit.spent = True
         unit.drop_gradient()
         unit.hold_gradient()
         used = torch.zeros(unit.layout.total, dtype=torch.bool)
         for view in unit.views(used):
             view.fill_(True)
-        start = unit.layout.shard_range(engine.comm.rank)[0] if len(unit.gradient) < unit.layout.total else 0
-        assert not unit.gradient[~used[start : start + len(unit.gradient)]].any()
+        span = unit.gradient.span
+        assert not unit.gradient.values[~used[span.start : span.stop]].any()
     return True
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zerokit.comm.mesh import make_mesh
 from zerokit.zero.layout import ALIGNMENT, make_layout, round_up
+from zerokit.zero.placement import evenly
 
 SIZES = st.lists(st.tuples(st.integers(1, 700), st.integers(0, 2)), min_size=1, max_size=12)
 WORLDS = st.integers(1, 9)
@@ -13,20 +15,25 @@ def layout_of(sizes, world):
     return make_layout([n for n, _ in sizes], world, [g for _, g in sizes])
 
 
+def shards_of(layout, world):
+    ranks = [make_mesh(world, rank) for rank in range(world)]
+    return [layout.held(evenly(rank), rank) for rank in ranks]
+
+
 @given(SIZES, WORLDS)
 def test_every_element_is_owned_by_one_rank_and_nothing_overlaps(sizes, world):
     layout = layout_of(sizes, world)
     owner = [None] * layout.total
     for index, (numel, _) in enumerate(sizes):
         found = []
-        for rank in range(world):
-            start, stop = layout.shard_range(rank)
-            part, place = layout.overlap(index, start, stop)
+        for shard in shards_of(layout, world):
+            part, place = layout.overlap(index, shard)
             found += range(part.start, part.stop)
+            assert place in shard
+            assert len(place) == len(part)
             for k in range(len(part)):
-                assert start <= place + k < stop
-                assert owner[place + k] is None
-                owner[place + k] = (index, part.start + k)
+                assert owner[place.start + k] is None
+                owner[place.start + k] = (index, part.start + k)
         assert sorted(found) == list(range(numel))
     for index, (numel, _) in enumerate(sizes):
         offset = layout.offsets[index]
@@ -36,8 +43,8 @@ def test_every_element_is_owned_by_one_rank_and_nothing_overlaps(sizes, world):
 @given(SIZES, WORLDS)
 def test_shards_are_equal_aligned_and_padding_is_small(sizes, world):
     layout = layout_of(sizes, world)
-    assert layout.shard * world == layout.total
-    assert layout.shard % ALIGNMENT == 0
+    assert {len(shard) * world for shard in shards_of(layout, world)} == {layout.total}
+    assert layout.total % (ALIGNMENT * world) == 0
     assert all(offset % ALIGNMENT == 0 for offset in layout.offsets)
     whole = sum(round_up(n, ALIGNMENT) for n, _ in sizes)
     assert whole <= layout.total < whole + ALIGNMENT * world

@@ -258,7 +258,7 @@ def freed(stage: int) -> list[bool]:
         engine,
         engine.storage,
         engine.module,
-        engine.units[0].gradient,
+        engine.units[0].gradient.values,
         next(iter(engine.storage.states.arenas.values())),
     ]
     alive = [weakref.ref(thing) for thing in held]

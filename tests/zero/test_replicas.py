@@ -70,9 +70,12 @@ def test_exchanged_elements_change_the_checksum():
 
 
 def test_the_majority_is_right():
-    assert describe(["a", "b"], [[1, 5], [1, 5], [1, 5]]) is None
-    assert describe(["a", "b"], [[1, 5], [1, 6], [2, 5]]) == (
+    def told(names: str, table: list[list[int]]) -> str | None:
+        return describe({name: [list(range(len(table)))] for name in names}, table)
+
+    assert told("ab", [[1, 5], [1, 5], [1, 5]]) is None
+    assert told("ab", [[1, 5], [1, 6], [2, 5]]) == (
         "rank 2 differs from the other ranks: a; rank 1 differs from the other ranks: b"
     )
-    assert describe(["a"], [[1], [1], [2], [3]]) == "ranks 2, 3 differ from the others: a"
-    assert describe(list("abcdef"), [[0] * 6, [1] * 6, [0] * 6]).endswith("a, b, c, d and 2 more")
+    assert told("a", [[1], [1], [2], [3]]) == "ranks 2, 3 differ from the others: a"
+    assert told("abcdef", [[0] * 6, [1] * 6, [0] * 6]).endswith("a, b, c, d and 2 more")

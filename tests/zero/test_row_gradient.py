@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from zerokit.zero.layout import make_layout
+from zerokit.comm.mesh import make_mesh
+from zerokit.zero.buffer import Buffer
+from zerokit.zero.layout import Span, make_layout
+from zerokit.zero.placement import evenly
 from zerokit.zero.row_gradient import RowPlan, RowRoute
 from zerokit.zero.unit import Unit
 
@@ -35,24 +38,30 @@ def exchange(uses: list[list[tuple[Tensor, Tensor]]], rows: int, dim: int, held:
     world, device = len(uses), held.device
     dtype = uses[0][0][1].dtype
     units = [make_unit(rows, dim, world, str(device), dtype) for _ in range(world)]
-    size = RowRoute.elements(units[0], world, dtype.itemsize)
+    shards = shards_of(units[0], world)
+    size = RowRoute.elements(units[0], shards, dtype.itemsize)
     buffers = [torch.full((size * world,), 7.0, dtype=dtype, device=device) for _ in range(world)]
-    routes = [RowRoute(unit, SharedMemory(buffers, rank), world) for rank, unit in enumerate(units)]
+    routes = [RowRoute(unit, SharedMemory(buffers, rank), shards) for rank, unit in enumerate(units)]
     accumulate = len(held) > 0
     sums = []
     for rank, (unit, route) in enumerate(zip(units, routes, strict=True)):
-        start, stop = unit.layout.shard_range(rank)
-        unit.gradient = torch.zeros(stop - start, dtype=held.dtype, device=device)
+        values = torch.zeros(len(shards[rank]), dtype=held.dtype, device=device)
+        unit.gradient = Buffer(values, shards[rank])
         if accumulate:
-            part = held[start : min(stop, rows * dim)]
-            unit.gradient[: len(part)] = part
+            part = held[shards[rank].start : min(shards[rank].stop, rows * dim)]
+            values[: len(part)] = part
         unit.rows += uses[rank]
         sums.append(route.collect([whole if rank == 0 else None]))
         assert unit.rows == []
         route.send(sums[rank], [sender_place(rank, owner, world) * size for owner in range(world)])
     for rank, route in enumerate(routes):
         route.add(sums[rank], [sender_place(sender, rank, world) * size for sender in range(world)], accumulate)
-    return torch.cat([unit.gradient for unit in units])[: rows * dim].view(rows, dim)
+    return torch.cat([unit.gradient.values for unit in units])[: rows * dim].view(rows, dim)
+
+
+def shards_of(unit: Unit, world: int) -> list[Span]:
+    ranks = [make_mesh(world, rank) for rank in range(world)]
+    return [unit.layout.held(evenly(rank), rank) for rank in ranks]
 
 
 def sender_place(sender: int, owner: int, world: int) -> int:
@@ -66,7 +75,7 @@ def expected(uses, rows: int, dim: int, held: Tensor, world: int) -> Tensor:
         tokens = torch.cat([tokens for tokens, _ in uses[rank]])
         upstream = torch.cat([gradients for _, gradients in uses[rank]])
         tables.append(torch.ops.aten.embedding_dense_backward(upstream, tokens, rows, -1, False))
-    shard = make_layout([rows * dim], world).shard
+    shard = make_layout([rows * dim], world).total // world
     owner = torch.arange(rows * dim) // shard
     sums = held.float() if len(held) else torch.zeros(rows * dim)
     for rank in range(world):
@@ -120,8 +129,8 @@ def test_a_whole_gradient_beside_the_rows_is_added():
 @pytest.mark.parametrize("world", [2, 3, 8, 64])
 def test_every_row_belongs_to_those_who_hold_a_part_of_it(world):
     unit = make_unit(50, 36, world, "cpu", torch.float32)
-    plan = RowPlan(unit, world)
-    for rank in range(world):
-        start, stop = unit.layout.shard_range(rank)
-        touched = {element // 36 for element in range(start, min(stop, 50 * 36))}
+    shards = shards_of(unit, world)
+    plan = RowPlan(unit, shards)
+    for rank, shard in enumerate(shards):
+        touched = {element // 36 for element in range(shard.start, min(shard.stop, 50 * 36))}
         assert touched == set(range(plan.first[rank], plan.first[rank] + plan.count[rank]))

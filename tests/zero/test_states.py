@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.zero.models import Language
+from zerokit.comm.mesh import make_mesh
 from zerokit.optimizer._base import State
 from zerokit.zero.partition import partition, unit_modules
 from zerokit.zero.placement import STAGES
@@ -26,7 +27,8 @@ def states_of(world: int, stage: int) -> list[States]:
     """The states of every rank."""
     model = Language()
     units = partition(model, world, unit_modules(model), lambda name, parameter: int(parameter.ndim < 2))
-    return [States(units, STAGES[stage].on(world), (MATRICES, OTHERS), rank, CPU) for rank in range(world)]
+    ranks = [make_mesh(world, rank) for rank in range(world)]
+    return [States(units, STAGES[stage].on(rank), (MATRICES, OTHERS), rank, CPU) for rank in ranks]
 
 
 def expected(parameter: torch.Size, state: State) -> int:
@@ -82,4 +84,4 @@ def test_a_state_takes_memory_in_its_groups_only():
 def test_the_formula_of_memory_holds_at_every_stage(world):
     for stage in (0, 1, 3):
         for here, there in zip(states_of(world, 1), states_of(world, stage), strict=True):
-            assert here.nbytes_at(STAGES[stage]) == there.nbytes
+            assert here.nbytes_at(STAGES[stage].on(here.mesh)) == there.nbytes

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zerokit.comm.journal import PATH_BYTES, Journal
+from zerokit.comm.mesh import Mesh, make_mesh
 from zerokit.comm.peer import PeerMemory, share
 from zerokit.comm.stream import COMMUNICATION, UPDATE, Stream
 
@@ -20,38 +21,52 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-@lru_cache(maxsize=1)
-def _make_groups(world: dist.ProcessGroup, timeout_s: float | None) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+GATHER, REDUCE = "gather", "reduce"
+
+
+@lru_cache(maxsize=8)
+def _make_group(_world: dist.ProcessGroup, mesh: Mesh, axis: int | None, _purpose: str,
+                timeout_s: float | None) -> dist.ProcessGroup:  # fmt: skip
     timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
-    return dist.new_group(timeout=timeout), dist.new_group(timeout=timeout)
+    if axis is None:
+        return dist.new_group(timeout=timeout)
+    groups = {tuple(row): dist.new_group(row, timeout=timeout) for row in mesh.rows(axis)}
+    return groups[tuple(mesh.row(axis))]
 
 
-def _side_groups(timeout_s: float | None) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
-    """Two process groups of all ranks, made once: each holds memory of the GPU for good."""
-    return _make_groups(dist.group.WORLD, timeout_s)
+def _side_group(mesh: Mesh, axis: int | None, purpose: str, timeout_s: float | None) -> dist.ProcessGroup:
+    """The process group of this rank's row along an axis (None: of all ranks), made once for a purpose: each holds
+    memory of the GPU for good."""
+    return _make_group(dist.group.WORLD, mesh, axis, purpose, timeout_s)
 
 
 class Communicator:
-    """The ranks that share one model, and the streams its collectives run on.
+    """The ranks that share one model, as a mesh, and the streams its collectives run on.
 
     Gathers and reductions have a process group and a stream each, so that a gather that is needed now never queues
-    behind a reduction that nobody waits for yet. With one rank every collective is a copy or nothing.
+    behind a reduction that nobody waits for yet; an outer axis of the mesh has a group and a stream for both. With one
+    rank every collective is a copy or nothing.
 
-    timeout_s: seconds that a collective on a GPU waits for the other ranks. `calls` and `traffic` count the collectives
-    issued and their bytes by kind; the bytes are those of the full (gathered or unreduced) buffer.
+    Collectives take an `axis` of the mesh; None means all ranks.
+
+    timeout_s: seconds that a collective on a GPU waits for the other ranks. shard_size: ranks along the innermost of
+    two axes; None makes one axis. `calls` and `traffic` count the collectives issued and their bytes by kind; the bytes
+    are those of the full (gathered or unreduced) buffer.
+
+    Raises:
+        ValueError: `shard_size` does not divide the number of ranks.
     """
 
-    def __init__(self, device: torch.device, timeout_s: float | None = None):
+    def __init__(self, device: torch.device, timeout_s: float | None = None, shard_size: int | None = None):
         ready = dist.is_available() and dist.is_initialized()
         self.device = device
-        self.world = dist.get_world_size() if ready else 1
-        self.rank = dist.get_rank() if ready else 0
-        separate = device.type == "cuda" and self.world > 1
-        self._gather_group, self._reduce_group = _side_groups(timeout_s) if separate else (None, None)
+        self.mesh = make_mesh(dist.get_world_size() if ready else 1, dist.get_rank() if ready else 0, shard_size)
+        self._groups = self._make_groups(timeout_s)
         self.compute = Stream(device, current=True)
         self.gathers = Stream(device, priority=COMMUNICATION)
         self.reductions = Stream(device, priority=COMMUNICATION)
         self.updates = Stream(device, priority=UPDATE)
+        self._outer = Stream(device, priority=COMMUNICATION) if len(self.mesh.sizes) > 1 else None
         # What writes the state waits for this: the newest copy of it beside the training has been taken. One event for
         # good, so that a recorded step waits for it too.
         self.copied = None
@@ -65,6 +80,52 @@ class Communicator:
         self.traffic: Counter[str] = Counter()
         self.begun, self.last = 0, "none"  # of all collectives of this rank, to tell which rank is behind
 
+    @property
+    def rank(self) -> int:
+        """This rank among all."""
+        return self.mesh.rank
+
+    @property
+    def world(self) -> int:
+        """All ranks."""
+        return self.mesh.world
+
+    def _make_groups(self, timeout_s: float | None) -> dict[tuple[int | None, str], dist.ProcessGroup]:
+        """Process groups by axis and purpose; what is missing runs in the default group."""
+        mesh, inner = self.mesh, self.mesh.innermost
+        separate, several = self.device.type == "cuda" and mesh.world > 1, len(mesh.sizes) > 1
+        wanted = [(None, GATHER), (None, REDUCE)] if separate else []
+        wanted += [(axis, REDUCE) for axis in range(len(mesh.sizes)) if several and mesh.world > 1]
+        wanted += [(inner, GATHER)] if separate and several else []
+        groups = {key: _side_group(mesh, *key, timeout_s) for key in wanted}
+        for axis in range(len(mesh.sizes)):
+            for purpose in (GATHER, REDUCE):
+                alternative = (axis, REDUCE) if several else (None, purpose)
+                if (axis, purpose) not in groups and alternative in groups:
+                    groups[axis, purpose] = groups[alternative]
+        return groups
+
+    def _group(self, axis: int | None, purpose: str) -> dist.ProcessGroup | None:
+        return self._groups.get((axis, purpose))
+
+    @property
+    def outer(self) -> Stream:
+        """For collectives along outer axes of the mesh, that of reductions if there are none."""
+        return self._outer or self.reductions
+
+    def stream(self, axis: int) -> Stream:
+        """On which reductions along an axis run, and gathers along an outer one."""
+        return self.reductions if axis == self.mesh.innermost else self.outer
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """All that run beside the compute stream."""
+        return tuple(dict.fromkeys((self.gathers, self.reductions, self.outer, self.updates)))
+
+    def _kind(self, kind: str, axis: int | None) -> str:
+        outer = axis is not None and axis != self.mesh.innermost
+        return f"outer_{kind}" if outer else kind
+
     def reset_counters(self) -> None:
         """Start counting collectives and bytes from zero."""
         self.calls.clear()
@@ -73,12 +134,12 @@ class Communicator:
     def fork(self) -> None:
         """Let the side streams follow the compute stream from here on."""
         here = self.compute.record()
-        for stream in (self.gathers, self.reductions, self.updates):
+        for stream in self.streams:
             stream.wait(here)
 
     def join(self) -> None:
         """Let the compute stream follow everything issued on the side streams."""
-        for stream in (self.gathers, self.reductions, self.updates):
+        for stream in self.streams:
             self.compute.wait(stream.record())
 
     def count(self, kind: str, size: int) -> None:
@@ -101,26 +162,33 @@ class Communicator:
             self._peer = None
 
     def peer_memory(self, elements: int, dtype: torch.dtype) -> PeerMemory | None:
-        """Memory (elements,) of every rank that all ranks reach; None where the hardware cannot."""
-        if self.world == 1 or self.device.type != "cuda":
+        """Memory (elements,) of every rank along the innermost axis, which those all reach; None where the hardware
+        cannot."""
+        inner = self.mesh.innermost
+        if self.mesh.sizes[inner] == 1 or self.device.type != "cuda":
             return None
         self._channels += 1
-        memory = share(elements, dtype, self.device, self._gather_group, self._channels)
+        group, everybody = self._group(inner, GATHER), self._group(None, REDUCE)
+        memory = share(elements, dtype, self.device, self.mesh, group, everybody, self._channels)
         self.shared_bytes += 0 if memory is None else memory.nbytes
         return memory
 
     def open_journal(self) -> Journal | None:
-        """Where the ranks of one host compare what they gather; None where there is one rank, or several hosts. A
-        collective."""
-        on_one_host = int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) == self.world
-        if self.world == 1 or not on_one_host or self.device.type == "meta" or "fake" in dist.get_backend():
+        """Where the ranks along the innermost axis compare what they gather; None where that is one rank, or several
+        hosts. A collective."""
+        inner = self.mesh.innermost
+        size = self.mesh.sizes[inner]
+        on_one_host = int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) % size == 0
+        if size == 1 or not on_one_host or self.device.type == "meta" or "fake" in dist.get_backend():
             return None
-        return Journal(self.rank, self.world, self._share_text, waits=self.device.type == "cpu")
+        return Journal(self.mesh.coordinate(inner), size, self._share_text, waits=self.device.type == "cpu")
 
     def _share_text(self, text: str) -> str:
-        """The text of rank 0, of at most `PATH_BYTES` bytes. The host waits for the device."""
+        """The text of the first rank along the innermost axis, of at most `PATH_BYTES` bytes. The host waits for the
+        device."""
+        inner = self.mesh.innermost
         letters = torch.tensor(list(text.encode().ljust(PATH_BYTES)), dtype=torch.uint8, device=self.device)
-        self.all_reduce(letters.mul_(self.rank == 0), kind="text")
+        self.all_reduce(letters.mul_(self.mesh.coordinate(inner) == 0), kind="text", axis=inner)
         return bytes(letters.tolist()).decode().strip()
 
     def fence(self) -> None:
@@ -128,18 +196,19 @@ class Communicator:
         if self._peer is not None:
             self._peer.barrier()
 
-    def all_gather(self, full: Tensor, shard: Tensor) -> None:
-        """Concatenate every rank's `shard` (n,) into `full` (world × n,). `shard` may be this rank's part of `full`."""
-        self.count("all_gather", full.nbytes)
-        if self._peer is not None and self._peer.holds(shard):
+    def all_gather(self, full: Tensor, shard: Tensor, axis: int | None = None) -> None:
+        """Concatenate the `shard` (n,) of every rank into `full` (ranks × n,). `shard` may be this rank's part of
+        `full`."""
+        self.count(self._kind("all_gather", axis), full.nbytes)
+        if axis == self.mesh.innermost and self._peer is not None and self._peer.holds(shard):
             self._peer.all_gather(full, shard)
             return
-        _all_gather(full, shard, group=self._gather_group)
+        _all_gather(full, shard, group=self._group(axis, GATHER))
 
-    def reduce_scatter(self, shard: Tensor, full: Tensor) -> None:
-        """Sum `full` (world × n,) over the ranks; this rank's part goes to `shard` (n,), which may lie in `full`."""
-        self.count("reduce_scatter", full.nbytes)
-        _reduce_scatter(shard, full, group=self._reduce_group)
+    def reduce_scatter(self, shard: Tensor, full: Tensor, axis: int | None = None) -> None:
+        """Sum `full` (ranks × n,) over the ranks; this rank's part goes to `shard` (n,), which may lie in `full`."""
+        self.count(self._kind("reduce_scatter", axis), full.nbytes)
+        _reduce_scatter(shard, full, group=self._group(axis, REDUCE))
 
     def all_to_all(self, result: Tensor, given: Tensor, taken_splits: list[int], given_splits: list[int]) -> None:
         """Give each rank its part of `given`; `result` takes what every rank has for this one, in their order."""
@@ -147,13 +216,15 @@ class Communicator:
             result.copy_(given)
             return
         self.count("all_to_all", given.nbytes)
-        dist.all_to_all_single(result, given, taken_splits, given_splits, group=self._reduce_group)
+        dist.all_to_all_single(result, given, taken_splits, given_splits, group=self._group(None, REDUCE))
 
-    def all_reduce(self, tensor: Tensor, kind: str = "all_reduce", maximum: bool = False) -> None:
+    def all_reduce(self, tensor: Tensor, kind: str = "all_reduce", maximum: bool = False,
+                   axis: int | None = None) -> None:  # fmt: skip
         """Sum (or take the maximum of) `tensor` over the ranks, in place."""
         if self.world > 1:
-            self.count(kind, tensor.nbytes)
-            dist.all_reduce(tensor, dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM, group=self._reduce_group)
+            self.count(self._kind(kind, axis), tensor.nbytes)
+            operation = dist.ReduceOp.MAX if maximum else dist.ReduceOp.SUM
+            dist.all_reduce(tensor, operation, group=self._group(axis, REDUCE))
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> None:
         """Give every rank the values of `source`, in place."""

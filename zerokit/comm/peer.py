@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zerokit.comm.mesh import Mesh
+
 log = logging.getLogger(__name__)
 
 
@@ -66,19 +68,29 @@ class SymmetricMemory(PeerMemory):
 
 
 def share(
-    elements: int, dtype: torch.dtype, device: torch.device, group: dist.ProcessGroup | None, channel: int
+    elements: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    mesh: Mesh,
+    group: dist.ProcessGroup | None,
+    everybody: dist.ProcessGroup | None,
+    channel: int,
 ) -> PeerMemory | None:
-    """Peer memory where all ranks are GPUs of this host that reach each other; else None, with one line in the log."""
-    world = dist.get_world_size()
+    """Peer memory of the ranks along the innermost axis, where all of them are GPUs of one host that reach each other;
+    else None, with one line in the log. group: those ranks; everybody: all."""
+    inner = mesh.innermost
+    size = mesh.sizes[inner]
+    first = device.index - mesh.coordinate(inner)
     reason = None
-    if int(os.environ.get("LOCAL_WORLD_SIZE", world)) != world:
+    if int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world)) % size:
         reason = "the ranks are on several hosts"
-    elif torch.cuda.device_count() < world:
+    elif not 0 <= first <= torch.cuda.device_count() - size:
         reason = "each process sees its own GPU only"
-    elif not all(torch.cuda.can_device_access_peer(device.index, r) for r in range(world) if r != device.index):
+    elif not all(torch.cuda.can_device_access_peer(device.index, d) for d in range(first, first + size)
+                 if d != device.index):  # fmt: skip
         reason = "the GPUs cannot read each other's memory"
     able = torch.tensor(int(reason is None), device=device)
-    dist.all_reduce(able, dist.ReduceOp.MIN, group=group)  # all or none, or the others would wait for this rank
+    dist.all_reduce(able, dist.ReduceOp.MIN, group=everybody)  # all or none, or the others would wait for this rank
     if reason is None and not able:
         reason = "another rank cannot"
     if reason is None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
+from zerokit.comm.mesh import make_mesh
 from zerokit.comm.peer import PeerMemory
 from zerokit.estimate.clock import Clock, Lane
 from zerokit.estimate.hardware import Hardware
@@ -17,35 +18,37 @@ META = torch.device("meta")
 class DryCommunicator(Communicator):
     """Rank 0 of `world` ranks on the meta device, with the streams of a clock and the links of a hardware entry."""
 
-    def __init__(self, world: int, hardware: Hardware, clock: Clock, ledger: Ledger):
+    def __init__(self, world: int, hardware: Hardware, clock: Clock, ledger: Ledger, shard_size: int | None = None):
         super().__init__(META)
-        self.world, self.rank = world, 0
+        self.mesh = make_mesh(world, 0, shard_size)
         self.compute = clock.compute
         self.gathers, self.reductions, self.updates = (Lane(clock, n) for n in ("gathers", "reductions", "updates"))
+        self._outer = Lane(clock, "outer") if shard_size else None
         self.memories: list[DryPeer] = []
         self._hardware, self._clock, self._ledger = hardware, clock, ledger
 
     def peer_memory(self, elements: int, dtype: torch.dtype) -> PeerMemory | None:
-        """Memory that all ranks of one host reach, where the hardware can."""
-        if self.world == 1 or self._hardware.peer is None or self.world > self._hardware.per_host:
+        """Memory that the ranks along the innermost axis reach, where the hardware can."""
+        size = self.mesh.sizes[self.mesh.innermost]
+        if size == 1 or self._hardware.peer is None or not self._in_host(self.mesh.innermost):
             return None
-        memory = DryPeer(elements, dtype, self.world, self._hardware, self._clock, self._ledger)
+        memory = DryPeer(elements, dtype, size, self._hardware, self._clock, self._ledger)
         self.shared_bytes += memory.nbytes
         self.memories.append(memory)
         return memory
 
-    def all_gather(self, full: Tensor, shard: Tensor) -> None:
+    def all_gather(self, full: Tensor, shard: Tensor, axis: int | None = None) -> None:
         """Takes the time of an all-gather."""
-        self.count("all_gather", full.nbytes)
-        if self._peer is not None and self._peer.holds(shard):
+        self.count(self._kind("all_gather", axis), full.nbytes)
+        if axis == self.mesh.innermost and self._peer is not None and self._peer.holds(shard):
             self._peer.all_gather(full, shard)
         else:
-            self._ring(full.nbytes, 1)
+            self._ring(full.nbytes, 1, axis)
 
-    def reduce_scatter(self, shard: Tensor, full: Tensor) -> None:
+    def reduce_scatter(self, shard: Tensor, full: Tensor, axis: int | None = None) -> None:
         """Takes the time of a reduce-scatter."""
-        self.count("reduce_scatter", full.nbytes)
-        self._ring(full.nbytes, 1)
+        self.count(self._kind("reduce_scatter", axis), full.nbytes)
+        self._ring(full.nbytes, 1, axis)
 
     def all_to_all(self, result: Tensor, given: Tensor, taken_splits: list[int], given_splits: list[int]) -> None:
         """Takes the time of an exchange of parts."""
@@ -53,11 +56,12 @@ class DryCommunicator(Communicator):
             self.count("all_to_all", given.nbytes)
             self._ring(max(given.nbytes, result.nbytes), 1)
 
-    def all_reduce(self, tensor: Tensor, kind: str = "all_reduce", maximum: bool = False) -> None:
+    def all_reduce(self, tensor: Tensor, kind: str = "all_reduce", maximum: bool = False,
+                   axis: int | None = None) -> None:  # fmt: skip
         """Takes the time of an all-reduce."""
         if self.world > 1:
-            self.count(kind, tensor.nbytes)
-            self._ring(tensor.nbytes, 2)
+            self.count(self._kind(kind, axis), tensor.nbytes)
+            self._ring(tensor.nbytes, 2, axis)
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> None:
         """Takes the time of a broadcast."""
@@ -69,13 +73,18 @@ class DryCommunicator(Communicator):
         """The row of every rank is that of rank 0."""
         return [[float(number) for number in row]] * self.world
 
-    def _ring(self, count: int, rounds: int) -> None:
+    def _in_host(self, axis: int | None) -> bool:
+        """Whether the ranks along an axis, or all of them, are on one host."""
+        reach = self.world if axis is None else self.mesh.stride(axis) * self.mesh.sizes[axis]
+        return reach <= self._hardware.per_host
+
+    def _ring(self, count: int, rounds: int, axis: int | None = None) -> None:
         """Time of `rounds` passes of a buffer around the ring, inside a host or through the network."""
-        if self.world == 1:
+        size = self.world if axis is None else self.mesh.sizes[axis]
+        if size == 1:
             return
-        inside = self.world <= self._hardware.per_host
-        link = self._hardware.group if inside else self._hardware.network
-        seconds = rounds * link.seconds(count * (self.world - 1) / self.world)
+        link = self._hardware.group if self._in_host(axis) else self._hardware.network
+        seconds = rounds * link.seconds(count * (size - 1) / size)
         self._clock.transfer(seconds, 2 * rounds * count / self._hardware.bandwidth)
 
 

@@ -13,7 +13,7 @@ from zerokit.config.schema import Config
 from zerokit.train.metrics import format_bytes
 from zerokit.train.trainer import Trainer
 from zerokit.zero.engine import Engine
-from zerokit.zero.placement import STAGES, Placement, Stage
+from zerokit.zero.placement import STAGES, Stage
 from zerokit.zero.storage import Storage
 
 SIGNS = re.compile(r"CUDA out of memory|HIP out of memory|CUDA error: out of memory|DefaultCPUAllocator")
@@ -140,10 +140,10 @@ def memory_at(engine: Engine, stage: Stage, prefetch: int) -> dict[str, int]:
     units = [replace(unit, slot=None, weight=None, shard=None, gradient=None, extra=None) for unit in engine.units]
     storage = Storage(
         units,
-        stage.on(engine.comm.world),
+        stage.on(engine.comm.mesh),
         engine.storage.dtypes,
         engine.storage.states.rules,
-        engine.comm.rank,
+        engine.comm.mesh,
         torch.device("meta"),
         prefetch + 1,
     )
@@ -152,9 +152,9 @@ def memory_at(engine: Engine, stage: Stage, prefetch: int) -> dict[str, int]:
 
 
 def _cost(now: Stage, other: Stage) -> str:
-    if other.parameter is not now.parameter:
+    if other.parameter.divided and not now.parameter.divided:
         return "weights are gathered for every use"
-    shards = other.gradient is Placement.SHARD and now.gradient is not Placement.SHARD
+    shards = other.gradient.divided and not now.gradient.divided
     return "a reduction per micro-batch" if shards else "hardly anything"
 
 

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
+from zerokit.comm.mesh import Mesh
 from zerokit.config.errors import ConfigError
-from zerokit.zero.layout import ALIGNMENT
-from zerokit.zero.placement import Collective, Placement, Stage, transition
-from zerokit.zero.states import placement_of
+from zerokit.zero.layout import ALIGNMENT, Span
+from zerokit.zero.placement import Stage, evenly
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
 
 
-def exact_steps(rules: Sequence[Any], stage: Stage) -> int | None:
+def exact_steps(rules: Sequence[Any], stage: Stage, mesh: Mesh) -> int | None:
     """Steps after which gradients stay apart; None: never.
 
     Raises:
@@ -41,10 +41,15 @@ def exact_steps(rules: Sequence[Any], stage: Stage) -> int | None:
             f"All parameters must change to compressed communication after the same step, got {shown}: leave "
             "freeze_step out of optimizer.groups."
         )
-    if transition(Placement.PARTIAL, stage.gradient) is not Collective.NOTHING:
+    if len(mesh.sizes) > 1:
+        raise ConfigError(
+            "optimizer=onebit_adam compresses what travels among all ranks at once: leave out zero.shard_size, or "
+            "choose optimizer=adamw."
+        )
+    if stage.gradient.divided:
         raise ConfigError(
             "optimizer=onebit_adam compresses the momentum of each rank's whole gradient, but at this stage gradients "
-            f"are divided while backward goes on (gradient: {stage.gradient.value}). Choose zero=stage0 or "
+            f"are divided while backward goes on (gradient: {stage.gradient}). Choose zero=stage0 or "
             "zero=stage1, or optimizer=adamw."
         )
     return limits.pop()
@@ -57,18 +62,17 @@ class Signs:
     shard, the root mean square of these elements (the paper's ‖x‖ / ‖sign(x)‖). Padding is read as zeros.
     """
 
-    def __init__(self, unit: Unit, device: torch.device):
+    def __init__(self, unit: Unit, shards: Sequence[Span], device: torch.device):
         layout = unit.layout
-        self.length, self.world = layout.shard, layout.world
+        self.length = len(shards[0])
         self._runs: list[list[tuple[int, int]]] = []  # of each shard: where its parameters lie, within the shard
-        slot_of = torch.zeros(self.world, self.length // ALIGNMENT, dtype=torch.int64)
-        for rank in range(self.world):
-            start, stop = layout.shard_range(rank)
+        slot_of = torch.zeros(len(shards), self.length // ALIGNMENT, dtype=torch.int64)
+        for rank, shard in enumerate(shards):
             runs = []
             for index in sorted(range(len(layout.offsets)), key=layout.offsets.__getitem__):
-                inside, begin = layout.overlap(index, start, stop)
+                inside, place = layout.overlap(index, shard)
                 if len(inside):
-                    first = begin - start
+                    first = place.start - shard.start
                     slot_of[rank, first // ALIGNMENT : -(-(first + len(inside)) // ALIGNMENT)] = len(runs)
                     runs.append((first, first + len(inside)))
             self._runs.append(runs)
@@ -77,9 +81,9 @@ class Signs:
         self._slot_of = slot_of.to(device)
         self._roots = [torch.tensor([(b - a) ** 0.5 for a, b in runs], device=device) for runs in self._runs]
         self._gaps = [
-            [(pad.start - start, pad.stop - start) for pad in pads if len(pad)]
-            for start, stop in map(layout.shard_range, range(self.world))
-            for pads in [[pad.clip(start, stop) for pad in layout.padding()]]
+            [(pad.start - shard.start, pad.stop - shard.start) for pad in pads if len(pad)]
+            for shard in shards
+            for pads in [[pad.clip(shard.start, shard.stop) for pad in layout.padding()]]
         ]
         self._powers = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=device)
 
@@ -118,9 +122,11 @@ class MomentumExchange:
     def __init__(self, storage: Storage, comm: Communicator, rules: Sequence[Any]):
         self._storage, self._comm, self._rules = storage, comm, rules
         self._units = storage.trainable if any(rule.exact_steps is not None for rule in rules) else []
-        self._signs = {unit: Signs(unit, storage.device) for unit in self._units}
-        declared = storage.states.declared
-        divided = self._units and placement_of(declared["exp_avg"], storage.stage) is Placement.SHARD
+        mesh = comm.mesh
+        ranks = [mesh.at(rank) for rank in range(mesh.world)]
+        shards = {unit: [unit.layout.held(evenly(mesh), rank) for rank in ranks] for unit in self._units}
+        self._signs = {unit: Signs(unit, shards[unit], storage.device) for unit in self._units}
+        divided = self._units and storage.states.home("exp_avg").divided
         self._means = {
             unit: torch.zeros(unit.layout.total, device=storage.device)
             if divided
@@ -152,7 +158,7 @@ class MomentumExchange:
         parts = []
         for span in unit.layout.spans:
             place = slice(span.start, span.stop)
-            gradient = unit.gradient[place].float() * factor
+            gradient = unit.gradient.values[place].float() * factor
             parts.append(self._rules[span.group].momentum_of(mean[place], gradient, scalars[span.group]))
         return torch.cat(parts)
 
@@ -177,4 +183,5 @@ class MomentumExchange:
         for target, value in ((worker, lost), (server, total - signs.read(answer, rank)), (mean, new)):
             target.copy_(torch.where(ok, value, target))
         if self._divided:
-            states.of_unit("exp_avg", unit).copy_(self._storage.own(unit, mean))
+            mine = unit.layout.held(states.home("exp_avg"), self._comm.mesh)
+            states.of_unit("exp_avg", unit).copy_(mean[mine.start : mine.stop])

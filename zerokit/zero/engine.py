@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from zerokit.zero.micro_batches import MicroBatches
 from zerokit.zero.numerics import Numerics, ParameterGroups
 from zerokit.zero.partition import check_model, find_blocks, partition, unit_modules, unmanaged
 from zerokit.zero.persist import EngineState
-from zerokit.zero.placement import STAGES, Placement, Stage
+from zerokit.zero.placement import STAGES, Home, Stage, own_terms
 from zerokit.zero.plan import Plan
 from zerokit.zero.read import WeightReader
 from zerokit.zero.rebuild import Parked, rebuild
@@ -71,6 +71,7 @@ class Engine:
         min_unit: int = 0,
         prefetch: int = 1,
         peers: bool = False,
+        states: Literal["group", "all"] = "group",
         guard: bool | None = None,
         skip_unused: bool = True,
         compile_update: bool | None = None,
@@ -81,6 +82,7 @@ class Engine:
         comm: the ranks and their device (by default all ranks, on the CPU). groups: which parameters share
         hyperparameters, or a function of the model that says so. seed: of first weights on the meta device; None takes
         rank 0's. peers: transport by peer memory where possible.
+        states: if `comm` has groups of ranks, whether each of them has all optimizer states or all ranks divide them.
         guard: weights that are not there read NaN, and what autograd saves is watched for good (by default on a CPU;
         `zerokit.zero.hooks`, [Note: entering backward]). skip_unused: leave parameters alone that no rank used in a
         step, as PyTorch does, else take zeros for their gradients.
@@ -94,7 +96,7 @@ class Engine:
         self.device = self.comm.device
         self.numerics = numerics or Numerics()
         self.declared = STAGES[stage] if isinstance(stage, int) else stage
-        self.stage = self.declared.on(self.comm.world)
+        self.stage = self.declared.on(self.comm.mesh, states)
         self.module, self.optimizer, self._accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
         self.max_skips = max_skips
         on_gpu = self.device.type == "cuda"
@@ -109,7 +111,7 @@ class Engine:
             on_gpu if compile_update is None else compile_update,
             on_gpu if transient_gradients is None else transient_gradients,
         )
-        self.seed, self.parked = seed, Parked()
+        self.seed, self.parked, self._states_over = seed, Parked(), states
         owner = attached_to(model)
         if owner is not None:
             owner.leave()
@@ -122,7 +124,7 @@ class Engine:
         plan, comm, model = self._plan, self.comm, self.module
         groups = plan.groups(model) if callable(plan.groups) else plan.groups
         ruled = [group if group.rule else replace(group, rule=self.optimizer) for group in groups.groups]
-        self._exact_steps = exact_steps([group.rule for group in ruled], self.declared)
+        self._exact_steps = exact_steps([group.rule for group in ruled], self.declared, comm.mesh)
         check_model(model)
         self.kept = dict(unmanaged(model))
         self.units = partition(model, comm.world, unit_modules(model, plan.units), groups.of, plan.min_unit)
@@ -136,7 +138,7 @@ class Engine:
             self.stage,
             self.numerics.dtypes(master.extra, comm.world, self.accumulation),
             [group.rule for group in ruled],
-            comm.rank,
+            comm.mesh,
             self.device,
             plan.prefetch + 1,
             shared=comm.allocate_shared if plan.peers else None,
@@ -355,8 +357,8 @@ class Engine:
         self.unused.settle(counts)
         return norm, tokens
 
-    def _gradient_target(self) -> Placement:
-        return self.stage.optimizer if self._exact else Placement.PARTIAL
+    def _gradient_target(self) -> Home:
+        return self.stage.optimizer if self._exact else own_terms(self.comm.mesh)
 
     @property
     def changes(self) -> bool:
@@ -415,7 +417,7 @@ class Engine:
         return self.micro_batch.reduced
 
     @property
-    def gradient_placement(self) -> Placement:
+    def gradient_home(self) -> Home:
         """Where the gradients of the step under way lie."""
         return self.reducer.target if self.gradients_reduced else self.stage.gradient
 
@@ -492,4 +494,5 @@ class Engine:
     def memory_at(self, stage: Stage | int) -> dict[str, int]:
         """Bytes of parameters, gradients and optimizer states that a rank would hold at another stage."""
         stage = STAGES[stage] if isinstance(stage, int) else stage
-        return state_bytes(self.units, stage, self.storage.dtypes, self.storage.states)
+        homes = stage.on(self.comm.mesh, self._states_over)
+        return state_bytes(self.units, homes, self.comm.mesh, self.storage.dtypes, self.storage.states)

@@ -12,8 +12,9 @@ from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispat
 
 from zerokit.comm import Communicator
 from zerokit.comm.journal import Parting
+from zerokit.zero.buffer import Buffer
 from zerokit.zero.passes import in_backward
-from zerokit.zero.placement import Collective, Placement, Stage, transition
+from zerokit.zero.placement import Move, Stage, path, whole
 from zerokit.zero.unit import Slot, Unit
 
 _SELECTIVE = (_CachingTorchDispatchMode, _CachedTorchDispatchMode)
@@ -25,13 +26,17 @@ def _outside_of_checkpoints() -> AbstractContextManager:
 
 
 class Gatherer:
-    """Brings units' weights to REPLICATE before use and lets go of them after.
+    """Makes units' weights whole before use and lets go of them after.
 
     [Note: slots] A unit's weights appear at one address for good, so tensors that autograd saved in forward are valid
     again once backward has gathered the unit again. A released slot keeps its contents until another unit gathers
     into it: the last blocks of the forward pass need no gather in backward. Weights change only in `step`, which
-    makes every slot stale by raising `version`. Where the optimizer's placement is that of whole parameters nothing
-    is ever stale; where only the optimizer is sharded, slots are the persistent weights, gathered once per step.
+    makes every slot stale by raising `version`. Where every rank updates all weights nothing is ever stale; where only
+    the optimizer is divided, slots are the persistent weights, gathered once per step.
+
+    [Note: path of weights] The last collective on the path from what a rank updates to whole weights gathers into the
+    slot. Those before it (along an outer axis of the mesh) refresh the shard that it starts from, once per step, right
+    after the update, on a stream of their own: they hide behind the next forward pass.
 
     [Note: streams] Gathers run on their own stream. They wait for the event of the slot's last use on the compute
     stream and of the unit's update, and the compute stream waits for the gather's event; the host waits for nothing.
@@ -46,19 +51,25 @@ class Gatherer:
     def __init__(self, units: list[Unit], stage: Stage, comm: Communicator, prefetch: int = 1):
         self.units, self.comm, self.depth = units, comm, prefetch
         self.version = 0
-        before_use = transition(stage.parameter, Placement.REPLICATE)
-        after_update = transition(stage.optimizer, stage.parameter)
-        self._collective = after_update if before_use is Collective.NOTHING else before_use
+        *self._refresh, self._gathers = (*path(stage.optimizer, whole(comm.mesh)),) or (None,)
         self.order: list[Unit] = []
         self._cursor = 0
         self.running = False  # a forward pass is under way
-        self._persistent = stage.parameter is Placement.REPLICATE
+        self._persistent = not stage.parameter.divided
         self._holders = Counter(id(unit.slot) for unit in units)
         self._read: list[Unit] = []  # from outside their modules
         self._numbers = {unit: number for number, unit in enumerate(units)}
-        self._journal = comm.open_journal() if before_use is Collective.ALL_GATHER else None
+        self._journal = None if self._persistent else comm.open_journal()
+        for unit in units:
+            span = unit.layout.held(self._gathers.source if self._gathers else stage.optimizer, comm.mesh)
+            unit.shard = Buffer(unit.weight.at(span), span)
         for unit in units if self._persistent else ():  # materialising the model has written their whole weights
             unit.slot.owner, unit.slot.version = unit, self.version
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether any units share memory."""
+        return any(self.shares(unit) for unit in self.units)
 
     def shares(self, unit: Unit) -> bool:
         """Whether other units take turns with this one in its memory."""
@@ -189,7 +200,7 @@ class Gatherer:
             return
         if self._journal is not None:
             self._agree(self._journal.write(self._numbers[unit]))
-        if self._collective is Collective.ALL_GATHER:
+        if self._gathers is not None:
             with self.comm.gathers as stream:
                 stream.wait(slot.free)
                 stream.wait(unit.updated)
@@ -206,7 +217,7 @@ class Gatherer:
 
     def _all_gather(self, unit: Unit) -> None:
         try:
-            self.comm.all_gather(unit.slot.buffer[: unit.layout.total], unit.shard)
+            self.comm.all_gather(unit.slot.buffer[: unit.layout.total], unit.shard.values, self._gathers.axis)
         except RuntimeError as error:
             if self._journal is not None and (parting := self._journal.compare()) is not None:
                 raise self._parted(parting) from error
@@ -218,9 +229,10 @@ class Gatherer:
 
     def _parted(self, parting: Parting) -> RuntimeError:
         mine, theirs = (self.units[number].name for number in (parting.mine, parting.theirs))
+        ranks = (self.comm.rank, self.comm.mesh.row(self.comm.mesh.innermost)[parting.other])
         return RuntimeError(
-            f"The ranks run different modules: rank {self.comm.rank} needs the weights of '{mine}', rank "
-            f"{parting.other} those of '{theirs}', and each has a part of both. Name in zero.units a module that "
+            f"The ranks run different modules: rank {ranks[0]} needs the weights of '{mine}', rank "
+            f"{ranks[1]} those of '{theirs}', and each has a part of both. Name in zero.units a module that "
             "contains all among which the ranks choose, or name other modules only: what is left over is whole during "
             "a step. Or divide no parameters (zero.stage=2)."
         )
@@ -228,11 +240,23 @@ class Gatherer:
     def weights_changed(self) -> None:
         """The update of every unit has been issued: persistent weights are gathered now, others when needed."""
         self._change()
+        for move in self._refresh:
+            self._refresh_shards(move)
         for unit in self.units if self._persistent else ():
             unit.slot.free = None  # updates come after every use
             self._gather(unit)
         self._cursor = 0
         self.prefetch()
+
+    def _refresh_shards(self, move: Move) -> None:
+        """Gather what other groups of ranks have updated. In one order on all ranks."""
+        mesh = self.comm.mesh
+        for unit in (unit for unit in self.units if unit.trainable):
+            part, full = (unit.weight.at(unit.layout.held(home, mesh)) for home in (move.source, move.to))
+            with self.comm.stream(move.axis) as stream:
+                stream.wait(unit.updated)
+                self.comm.all_gather(full, part, move.axis)
+                unit.updated = stream.record()
 
     def _change(self) -> None:
         """The weights are others from here on: a graph that was made with those before is of no use."""

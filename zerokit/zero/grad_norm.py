@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
-from zerokit.zero.placement import Placement
+from zerokit.zero.placement import evenly
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
 
@@ -23,9 +23,8 @@ class GradientNorm:
     """
 
     def __init__(self, storage: Storage, comm: Communicator):
-        sharded = storage.stage.gradient is Placement.SHARD
-        units = storage.trainable
-        self._shards = {u: u.gradient if sharded else storage.own(u, u.gradient) for u in units}
+        units, mesh = storage.trainable, comm.mesh
+        self._shards = {u: u.gradient.at(u.layout.held(evenly(mesh), mesh)) for u in units}
         self._norms = torch.zeros(len(units), dtype=torch.float32, device=comm.device)
         self._places = dict(zip(units, self._norms.unbind(), strict=True))
         self._comm = comm
@@ -33,7 +32,7 @@ class GradientNorm:
 
     def add(self, unit: Unit) -> None:
         """Take the norm of a unit whose gradients are complete, on the current stream."""
-        values = unit.gradient if self.local else self._shards[unit]
+        values = unit.gradient.values if self.local else self._shards[unit]
         torch.linalg.vector_norm(values, out=self._places[unit], dtype=torch.float32)
 
     def __call__(self, *counts: Tensor) -> tuple[Tensor, ...]:

@@ -9,9 +9,10 @@ left when another unit needs their memory, or at the end of the pass.
 
 [Note: entering backward] Two hooks see which node comes first. The nodes that made a module's outputs (and the bases of
 outputs that are views) have prehooks: these cost nothing per tensor, and miss what leaves a module in other ways. And
-while a module of a unit that shares its memory runs, what autograd saves is wrapped: whoever unpacks weights gathers
-them (`Unpacking`). On a GPU, where the host's time counts, this ends once two passes have not needed it; from then on a
-node that would read weights which are not there raises (`zerokit.zero.views`, [Note: valid views]).
+while a module of a unit that shares its memory runs, and around it while the model does, what autograd saves is
+wrapped: whoever unpacks it enters the module's units, and gathers what is unpacked. On a GPU, where the host's time
+counts, this ends once two passes have not needed it; from then on a node that would read weights which are not there
+raises (`zerokit.zero.views`, [Note: valid views]).
 
 The hooks wrap `module.forward` from outside, so neither `torch.compile` of a block nor its activation checkpointing
 meets them. A model's own checkpoint around several units does: its recomputation gathers them again; one inside a unit
@@ -76,8 +77,10 @@ class _Saved:
 
     tensor: Tensor
     version: int
+    module: ModuleHooks
 
     def unpack(self) -> Tensor:
+        self.module.entered()
         if self.tensor._version != self.version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: a "
@@ -98,8 +101,7 @@ class _SavedWeight:
 
     def unpack(self) -> Tensor:
         self.module.unpacked(self.unit, self.version)
-        # A graph of this pass (create_graph=True) will save it again: other units take the memory before it is used.
-        return self.tensor.detach().clone() if torch.is_grad_enabled() else self.tensor
+        return _lasting(self.tensor)
 
 
 @dataclasses.dataclass(slots=True)
@@ -108,9 +110,18 @@ class _SavedBelow:
 
     packed: Any
     unpack_below: Callable[[Any], Tensor]
+    module: ModuleHooks
 
     def unpack(self) -> Tensor:
-        return self.unpack_below(self.packed)
+        tensor = self.unpack_below(self.packed)
+        self.module.entered()
+        return _lasting(tensor) if self.module.is_weight(tensor) else tensor
+
+
+def _lasting(weight: Tensor) -> Tensor:
+    """A graph of the pass under way (create_graph=True) will save it again, and other units take its memory before that
+    is used."""
+    return weight.detach().clone() if torch.is_grad_enabled() else weight
 
 
 def _unpack(saved: _Saved | _SavedWeight | _SavedBelow) -> Tensor:
@@ -222,7 +233,8 @@ class ModuleHooks:
         self.needed_in_backward = [unit for unit in units if not unit.in_place and not isinstance(module, nn.Embedding)]
         self.casts = root or (hooks.compute != torch.float32 and getattr(module, "casts_inputs", True))
         self.may_share = any(hooks.gatherer.shares(unit) for unit in units)
-        self.watched, self.opaque, self._quiet = self.may_share, False, 0
+        self.watched = self.may_share or (root and hooks.gatherer.takes_turns)
+        self.opaque, self._quiet = False, 0
         self._runs: list[_Run] = []
         self.unwatched: list[tuple[dict, dict, dict]] = []
 
@@ -270,6 +282,7 @@ class ModuleHooks:
 
     def _watch(self) -> saved_tensors_hooks | None:
         below = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        below = getattr(below[0], "below", below) if below is not None else None  # the model's own do what these do
         # A checkpoint below counts what is saved, in the forward pass and again: neither may change.
         if not (self.watched or (self.may_share and below is not None)):
             return None
@@ -285,10 +298,11 @@ class ModuleHooks:
             if slot is not None and slot.owner is not None:
                 return _SavedWeight(tensor if tensor.is_leaf else tensor.detach(), self, slot.owner, gatherer.version)
             if below is not None:
-                return _SavedBelow(below[0](tensor), below[1])
+                return _SavedBelow(below[0](tensor), below[1], self)
             # Detached: the node that saves it may have made it.
-            return _Saved(tensor if tensor.is_leaf else tensor.detach(), tensor._version)
+            return _Saved(tensor if tensor.is_leaf else tensor.detach(), tensor._version, self)
 
+        pack.below = below
         return pack
 
     def after_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
@@ -323,6 +337,18 @@ class ModuleHooks:
         self.hooks.meet()
         for unit in self.needed_in_backward:
             self.hooks.gatherer.activate(unit, backward=True)
+
+    def entered(self) -> None:
+        """A node is about to run that the module's forward has made."""
+        for unit in self.needed_in_backward:
+            if not unit.model_views.readable and in_backward():
+                self._quiet = -1  # this pass needed it
+                self.before_backward(())
+                return
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies where units take turns."""
+        return tensor.untyped_storage()._cdata in self.hooks.slots
 
     def unpacked(self, unit: Unit, version: int) -> None:
         """A node is about to run that needs weights as they were in the forward pass.

@@ -37,8 +37,9 @@ class Lookup:
         self._unit, self._comm = weakref.ref(unit), comm  # the unit has the module, which has this
         self._shards: list[Tensor] = []
         if unit.in_place:
-            first = unit.shard.storage_offset() - peers.local.storage_offset()
-            self._shards = [peer[first : first + unit.layout.shard] for peer in peers.peers]
+            shard = unit.shard.values
+            first = shard.storage_offset() - peers.local.storage_offset()
+            self._shards = [peer[first : first + len(shard)] for peer in peers.peers]
 
     @property
     def unit(self) -> Unit:

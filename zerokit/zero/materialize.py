@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from zerokit.comm import Communicator
-from zerokit.zero.layout import Span
-from zerokit.zero.placement import Placement
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
 
@@ -40,27 +38,17 @@ class Materializer:
         """Store the fp32 `value`, of the parameter's shape: compute weights, and what completes them."""
         unit, index = self._where[parameter]
         flat = value.detach().reshape(-1)
-        mine = Span(*unit.layout.shard_range(self.storage.rank))
-        whole = Span(0, unit.layout.total)
-        stored = mine if self.storage.stage.parameter is Placement.SHARD else whole
-        updated = mine if self.storage.stage.optimizer is Placement.SHARD else whole
-        part, begin = unit.layout.overlap(index, stored.start, stored.stop)
+        part, weight = unit.weight.of(unit.layout, index)
         if len(part):
-            weight = unit.weight[begin - stored.start :][: len(part)]
-            scratch = (
-                None
-                if self.master.extra is None
-                else torch.empty(len(part), dtype=self.master.extra, device=weight.device)
-            )
-            self.master.store(weight, scratch, flat[part.start : part.stop].to(weight.device, torch.float32))
-        part, begin = unit.layout.overlap(index, updated.start, updated.stop)
-        if unit.extra is not None and len(part):
-            scratch = torch.empty(len(part), dtype=unit.weight.dtype, device=unit.extra.device)
-            self.master.store(
-                scratch,
-                unit.extra[begin - updated.start :][: len(part)],
-                flat[part.start : part.stop].to(unit.extra.device, torch.float32),
-            )
+            wants, device = self.master.extra, weight.device
+            scratch = None if wants is None else torch.empty(len(part), dtype=wants, device=device)
+            self.master.store(weight, scratch, flat[part.start : part.stop].to(device, torch.float32))
+        if unit.extra is None:
+            return
+        part, extra = unit.extra.of(unit.layout, index)
+        if len(part):
+            scratch = torch.empty(len(part), dtype=weight.dtype, device=extra.device)
+            self.master.store(scratch, extra, flat[part.start : part.stop].to(extra.device, torch.float32))
 
     def run(self, model: nn.Module, seed: int | None, known: Collection[Tensor] = ()) -> None:
         """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.

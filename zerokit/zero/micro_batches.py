@@ -11,7 +11,7 @@ from zerokit.comm import Communicator
 from zerokit.zero import passes
 from zerokit.zero.gather import Gatherer
 from zerokit.zero.numerics import Numerics
-from zerokit.zero.placement import Placement
+from zerokit.zero.placement import Home
 from zerokit.zero.reduce import Reducer
 
 
@@ -29,7 +29,7 @@ class MicroBatches:
     """
 
     def __init__(self, gatherer: Gatherer, reducer: Reducer, comm: Communicator, numerics: Numerics, accumulation: int,
-                 target: Callable[[], Placement | None]):  # fmt: skip
+                 target: Callable[[], Home]):  # fmt: skip
         self._gatherer, self._reducer, self._comm, self._numerics = gatherer, reducer, comm, numerics
         self.accumulation, self._target = accumulation, target
         self.on_end: Callable[[], None] = lambda: None
@@ -173,7 +173,8 @@ class MicroBatches:
         names = self._reducer.names_with_gradients()
         if names and self.done == 0 and self.accumulation == 1:
             # A loss that nothing led from to the model but its parameters: nobody saw the pass.
-            self._count_plain()
+            if not self._is_scaled:
+                self._count_plain()
             self.end_pass(trained=True)
             names = []
         if names and self.done == 0:

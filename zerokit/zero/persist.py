@@ -26,12 +26,10 @@ from zerokit.state.piece import Piece, whole
 from zerokit.state.rankfile import RankFile
 from zerokit.state.read import StateReader, check_fits, restore, verify
 from zerokit.state.save import check_json, save_state
-from zerokit.zero.layout import Span
+from zerokit.zero import placement
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
-from zerokit.zero.placement import STAGES, Placement
-from zerokit.zero.states import placement_of
-from zerokit.zero.unit import Unit
+from zerokit.zero.placement import STAGES, Home
 
 if TYPE_CHECKING:
     from zerokit.zero.engine import Engine
@@ -39,11 +37,6 @@ if TYPE_CHECKING:
 WEIGHT = "weight/"
 NUMPY_GENERATOR = "MT19937"
 """The kind of NumPy's global generator whose state is saved."""
-
-
-def _stored(unit: Unit, placement: Placement, rank: int) -> Span:
-    """The elements of a unit's buffer that a rank holds at `placement`."""
-    return Span(*unit.layout.shard_range(rank)) if placement is Placement.SHARD else Span(0, unit.layout.total)
 
 
 class Own:
@@ -132,58 +125,48 @@ class EngineState:
 
     def shares(self) -> list[Piece]:
         """This rank's part of the tensors that ranks share: every element on one rank."""
-        rank, world = self._comm.rank, self._comm.world
-        return [piece.share(rank, world) if everywhere else piece for piece, everywhere in self._shared()]
+        return [piece.share(*home.replica(self._comm.mesh)) for piece, home in self._shared()]
 
     def held(self) -> list[Piece]:
         """What this rank holds of the tensors that ranks share."""
         return [piece for piece, _ in self._shared()]
 
-    def _shared(self) -> Iterator[tuple[Piece, bool]]:
-        """What this rank holds of the tensors that ranks share, and whether every rank holds the same."""
+    def _shared(self) -> Iterator[tuple[Piece, Home]]:
+        """What this rank holds of the tensors that ranks share, and at which home."""
+        everywhere = placement.whole(self._comm.mesh)
         yield from self._weights()
-        yield from self._states()
-        yield from ((whole(name, value), True) for name, value in self._counters().items())
+        yield from ((piece, home) for home, piece in self._state_pieces() if not home.apart)
+        kept = {f"optimizer.{name}": value for name, value in self._storage.states.kept.items()}
+        yield from ((whole(name, value), everywhere) for name, value in (kept | self._counters()).items())
 
-    def _weights(self) -> Iterator[tuple[Piece, bool]]:
-        stage = self._storage.stage
+    def _weights(self) -> Iterator[tuple[Piece, Home]]:
+        stage, mesh = self._storage.stage, self._comm.mesh
         for unit in self._engine.units:
-            placement = stage.optimizer if unit.trainable else stage.parameter
-            mine, divided = _stored(unit, placement, self._comm.rank), placement is Placement.SHARD
-            weight = unit.shard if divided else unit.weight
+            home = stage.optimizer if unit.trainable else stage.parameter
+            mine = unit.layout.held(home, mesh)
             for index, name in enumerate(unit.names):
-                inside, begin = unit.layout.overlap(index, mine.start, mine.stop)
-                place = slice(begin - mine.start, begin - mine.start + len(inside))
-                facts = (WEIGHT + name, tuple(unit.shapes[index]), inside.start)
+                inside, place = unit.layout.overlap(index, mine)
+                facts, weight = (WEIGHT + name, tuple(unit.shapes[index]), inside.start), unit.weight.at(place)
                 if unit.extra is None:
-                    yield Piece(*facts, weight.dtype, (weight[place],)), not divided
+                    yield Piece(*facts, weight.dtype, (weight,)), home
                 else:
-                    views = (weight[place], unit.extra[place])
-                    yield Piece(*facts, torch.float32, views, self._master.load, self._master.store), not divided
-
-    def _states(self) -> Iterator[tuple[Piece, bool]]:
-        states = self._storage.states
-        for placement, piece in self._state_pieces():
-            if placement is not Placement.PARTIAL:
-                yield piece, placement is Placement.REPLICATE
-        for name, kept in states.kept.items():
-            yield whole(f"optimizer.{name}", kept), True
+                    views = (weight, unit.extra.at(place))
+                    yield Piece(*facts, torch.float32, views, self._master.load, self._master.store), home
 
     def _partial_states(self) -> Iterator[Piece]:
         """Optimizer states that each rank has a whole one of: each saves its own."""
-        for placement, piece in self._state_pieces():
-            if placement is Placement.PARTIAL:
+        for home, piece in self._state_pieces():
+            if home.apart:
                 yield replace(piece, name=f"rank{self._comm.rank}/{piece.name}")
 
-    def _state_pieces(self) -> Iterator[tuple[Placement, Piece]]:
+    def _state_pieces(self) -> Iterator[tuple[Home, Piece]]:
         states = self._storage.states
         shapes = {name: unit.shapes[i] for unit in self._storage.trainable for i, name in enumerate(unit.names)}
         for part in states.slices():
             whole_shape = shapes[part.parameter]
             shape = tuple(whole_shape) if part.size == whole_shape.numel() else (part.size,)
             name = f"optimizer.{part.name}/{part.parameter}"
-            placement = placement_of(states.declared[part.name], self._storage.stage)
-            yield placement, Piece(name, shape, part.start, part.values.dtype, (part.values,))
+            yield states.home(part.name), Piece(name, shape, part.start, part.values.dtype, (part.values,))
 
     def _counters(self) -> dict[str, Tensor]:
         engine = self._engine

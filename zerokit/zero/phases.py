@@ -18,9 +18,9 @@ from torch import Tensor
 
 from zerokit.comm import Communicator
 from zerokit.zero.layout import Span
-from zerokit.zero.placement import Placement
-from zerokit.zero.states import length_along, matrix_shape, updated
-from zerokit.zero.storage import Region, Storage
+from zerokit.zero.placement import evenly
+from zerokit.zero.states import length_along, matrix_shape
+from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
 from zerokit.zero.unused import Unused
 
@@ -32,12 +32,13 @@ WAVE = 2**27
 class Piece:
     """Consecutive elements of one parameter that this rank updates, a rectangle of the parameter seen as a matrix.
 
-    region: where they lie. start: first element in the parameter. counted: they lie in this rank's shard.
+    span: where they lie in the unit's buffer. start: first element in the parameter. counted: this rank counts them,
+    of those that hold them.
     """
 
     unit: Unit
     index: int
-    region: Region
+    span: Span
     start: int
     counted: bool
     rows: slice
@@ -62,30 +63,30 @@ def rectangles(start: int, stop: int, columns: int, limit: int) -> Iterator[tupl
         start = end
 
 
-def pieces_of(storage: Storage, unit: Unit, region: Region, matrices: bool, limit: int | None) -> Iterator[Piece]:
-    """A region cut at the borders of parameters and of this rank's shard, then into rectangles.
+def pieces_of(storage: Storage, unit: Unit, within: Span, matrices: bool, limit: int | None) -> Iterator[Piece]:
+    """A span cut at the borders of parameters and of what this rank counts, then into rectangles.
 
     matrices: parameters count as matrices, else as one row each. limit: elements per piece.
     """
-    mine = unit.layout.shard_range(storage.rank)
-    borders = sorted({region.start, region.start + region.length, *mine})
+    mine = unit.layout.held(evenly(storage.mesh), storage.mesh)
+    borders = sorted({within.start, within.stop, mine.start, mine.stop})
     for index in range(len(unit.parameters)):
         rows, columns = matrix_shape(unit.shapes[index])
         columns = columns if matrices else rows * columns
         for low, high in zip(borders, borders[1:], strict=False):
-            if low < region.start or high > region.start + region.length:
+            if Span(low, high) not in within:
                 continue
-            inside, begin = unit.layout.overlap(index, low, high)
+            inside, there = unit.layout.overlap(index, Span(low, high))
             for start, stop in rectangles(inside.start, inside.stop, columns, limit or max(1, len(inside))):
-                place = begin + start - inside.start
+                place = there.start + start - inside.start
                 first, last = start // columns, (stop - 1) // columns
                 left = start % columns
                 yield Piece(
                     unit,
                     index,
-                    region.part(place, place + stop - start),
+                    Span(place, place + stop - start, within.group),
                     start,
-                    mine[0] <= low < mine[1],
+                    mine.start <= low < mine.stop,
                     slice(first, last + 1),
                     slice(left, left + (stop - start) // (last + 1 - first)),
                 )
@@ -186,9 +187,9 @@ class Matrices:
         by_parameter: dict[tuple[Unit, int], list] = {}
         for piece, part in pieces:
             by_parameter.setdefault((piece.unit, piece.index), []).append((piece, part))
-        alike = comm.world > 1 and storage.stage.optimizer is Placement.REPLICATE
+        alike = comm.world > 1 and not storage.stage.optimizer.divided
         self._waves = [
-            _Wave(_owned(storage, wave, comm.world), by_parameter, comm.rank, comm.world, alike)
+            _Wave(_owned(storage, wave), by_parameter, comm.rank, comm.world, alike)
             for wave in _waves(storage.states.members(group), WAVE * comm.world)
         ]
 
@@ -273,7 +274,7 @@ class _Wave:
         self.work = [
             (
                 matrix_shape(m.unit.shapes[m.index]),
-                [sources[s][i] for s in ranks if len(m.sent[s])],
+                [sources[s][i] for s in sorted(ranks, key=lambda s: m.sent[s].start) if len(m.sent[s])],
                 [(targets[d][i], slice(m.held[d].start, m.held[d].stop)) for d in homes if len(m.held[d])],
             )
             for i, m in enumerate(mine)
@@ -306,7 +307,7 @@ def _within(piece: Piece, span: Span, place: slice) -> slice | None:
     if not span.start <= piece.start < span.stop:
         return None
     start = place.start + piece.start - span.start
-    return slice(start, start + piece.region.length)
+    return slice(start, start + len(piece.span))
 
 
 def _waves(members: list[tuple[Unit, int]], limit: int) -> list[list[tuple[Unit, int]]]:
@@ -322,20 +323,22 @@ def _waves(members: list[tuple[Unit, int]], limit: int) -> list[list[tuple[Unit,
     return waves
 
 
-def _owned(storage: Storage, members: list[tuple[Unit, int]], world: int) -> list[_Matrix]:
-    """Give each matrix an owner, the most work first, always to the rank that has the least."""
+def _owned(storage: Storage, members: list[tuple[Unit, int]]) -> list[_Matrix]:
+    """Give each matrix an owner, the most work first, always to the rank that has the least. Of ranks that hold the
+    same elements those send that are the owner's neighbours."""
+    mesh, home = storage.mesh, storage.stage.optimizer
+    ranks = [mesh.at(rank) for rank in range(mesh.world)]
+    number = [home.replica(rank)[0] for rank in ranks]
 
     def work(member: tuple[Unit, int]) -> int:
         rows, columns = matrix_shape(member[0].shapes[member[1]])
         return rows * columns * min(rows, columns)
 
-    loads, matrices = [0] * world, []
+    loads, matrices = [0] * mesh.world, []
     for unit, index in sorted(members, key=work, reverse=True):
         owner = loads.index(min(loads))
         loads[owner] += work((unit, index))
-        spans = [updated(unit, storage.stage, rank) for rank in range(world)]
-        held = [unit.layout.overlap(index, span.start, span.stop)[0] for span in spans]
-        complete = len(held[owner]) == unit.layout.numels[index]
-        sent = [span if rank == owner or not complete else Span(0, 0) for rank, span in enumerate(held)]
+        held = [unit.layout.overlap(index, unit.layout.held(home, rank))[0] for rank in ranks]
+        sent = [span if number[rank] == number[owner] else Span(0, 0) for rank, span in enumerate(held)]
         matrices.append(_Matrix(unit, index, owner, held, sent))
     return matrices

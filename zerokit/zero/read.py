@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
+from zerokit.zero.buffer import gather
 from zerokit.zero.gather import Gatherer
-from zerokit.zero.placement import Placement
+from zerokit.zero.placement import Home
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
 
@@ -33,13 +33,16 @@ class WeightReader:
         self._named = sorted(places, key=lambda place: place[0])
         self.open = False
 
-    def master_shard(self, unit: Unit) -> tuple[Tensor, bool]:
-        """The fp32 values this rank holds of a unit, and whether they are the whole."""
+    def master(self, unit: Unit) -> tuple[Tensor, Home]:
+        """The fp32 values this rank holds of a unit, and their home."""
         stage = self._storage.stage
         if unit.extra is None:
-            return unit.weight.float(), stage.parameter is Placement.REPLICATE
-        whole = stage.optimizer is not Placement.SHARD
-        return self._master.load(unit.weight if whole else unit.shard, unit.extra), whole
+            return unit.weight.values.float(), stage.parameter
+        return self._master.load(unit.weight.at(unit.extra.span), unit.extra.values), stage.optimizer
+
+    def compute(self, unit: Unit) -> Tensor:
+        """The unit's whole compute weights (layout.total,), where they lie if every rank has them. A collective."""
+        return gather(self._comm, unit.layout, self._storage.stage.parameter, unit.weight.values)
 
     def begin(self) -> None:
         """Wait until every rank has written its shards, and no other gather and no copy of the state is under way."""
@@ -51,12 +54,8 @@ class WeightReader:
 
     def whole_unit(self, unit: Unit) -> Tensor:
         """The unit's whole fp32 master weights (layout.total,). A collective."""
-        value, whole = self.master_shard(unit)
-        if whole:
-            return value
-        full = torch.empty(unit.layout.total, dtype=torch.float32, device=value.device)
-        self._comm.all_gather(full, value.contiguous())
-        return full
+        values, home = self.master(unit)
+        return gather(self._comm, unit.layout, home, values.contiguous())
 
     def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names and whole fp32 values, sorted by name."""
@@ -79,14 +78,13 @@ class WeightReader:
     def gathered(self) -> Iterator[None]:
         """Point every parameter at whole weights of its own for the time of the block."""
         self.begin()
-        if not self._storage.weight_slots:
+        if not self._storage.stage.parameter.divided:
             yield
             return
         with ExitStack() as lent:
             for unit in self._storage.units:
-                full = torch.empty(unit.layout.total, dtype=unit.shard.dtype, device=unit.shard.device)
-                self._comm.all_gather(full, unit.shard)
-                lent.enter_context(unit.model_views.lend(range(len(unit.parameters)), unit.views(full)))
+                whole = unit.views(self.compute(unit))
+                lent.enter_context(unit.model_views.lend(range(len(unit.parameters)), whole))
             self.open = True
             lent.callback(self._close)
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zerokit.comm import Communicator
 from zerokit.zero.grad_norm import GradientNorm
-from zerokit.zero.placement import Collective, Placement, transition
+from zerokit.zero.placement import Home, own_terms, path
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
 from zerokit.zero.unused import Unused
@@ -30,23 +30,24 @@ class Reducer:
         self._place = {unit: index for index, unit in enumerate(self.order)}
         self._next = 0
         self._first = self._last = True
-        self.target = storage.stage.optimizer
-        self._writes_in_place = transition(Placement.PARTIAL, storage.stage.gradient) is Collective.NOTHING
+        self._writes_in_place = not path(own_terms(comm.mesh), storage.stage.gradient)
+        self.aim(storage.stage.optimizer)
 
     @property
     def landing_bytes(self) -> int:
         """Bytes in which gradients of other ranks land, beside the storage."""
         return self._wire.landing_bytes
 
-    def aim(self, target: Placement) -> None:
-        """Where the gradients of the next steps go: the optimizer's placement, or PARTIAL to leave them apart."""
-        self.target, self._norm.local = target, target is Placement.PARTIAL
+    def aim(self, target: Home) -> None:
+        """Where the gradients of the next steps go: the optimizer's home, or their own to leave them apart."""
+        self.target, self._norm.local = target, target.apart
+        self._boundary = path(self.storage.stage.gradient, target)
 
     def begin(self, first: bool, last: bool) -> None:
         """A backward pass starts: that of the `first` and/or `last` micro-batch of a step."""
         self._first, self._last, self._next = first, last, 0
-        if first and self._writes_in_place:  # a backward pass that was given up may still be summed where it lies
-            self.comm.compute.wait(self.comm.reductions.record())
+        if first and self._boundary:  # a backward pass that was given up may still be summed where it lies
+            self._follow_sums()
         for unit in self.order:
             unit.reduced = False
 
@@ -81,8 +82,12 @@ class Reducer:
 
     def finish(self) -> None:
         """Make later work on the compute stream see every reduced gradient."""
-        self.comm.compute.wait(self.comm.reductions.record())
+        self._follow_sums()
         self._wire.finish()
+
+    def _follow_sums(self) -> None:
+        for stream in dict.fromkeys((self.comm.reductions, self.comm.outer)):
+            self.comm.compute.wait(stream.record())
 
     def names_with_gradients(self) -> list[str]:
         """Names of the parameters in which backward has left gradients that have not been reduced."""
@@ -110,7 +115,7 @@ class Reducer:
         self.comm.compute.wait(unit.updated)
         unit.hold_gradient()
         if self._writes_in_place:
-            self._wire.write(unit, gradients, unit.gradient, accumulate=not self._first)
+            self._wire.write(unit, gradients, unit.gradient.values, accumulate=not self._first)
         else:
             self._wire.scatter(unit, gradients, accumulate=not self._first)
         if self._last:
@@ -118,11 +123,10 @@ class Reducer:
 
     def _complete(self, unit: Unit) -> None:
         """Bring the unit's gradients to their target, and take their norm."""
-        if self._writes_in_place:
-            collective = transition(self.storage.stage.gradient, self.target)
-            if collective is Collective.NOTHING:
-                self.comm.reductions.wait(self.comm.compute.record())
-            else:
-                self._wire.reduce(unit, collective)
-        with self.comm.reductions:
+        stream = self.comm.reductions
+        if self._boundary:
+            stream = self._wire.reduce(unit, self._boundary)
+        elif self._writes_in_place:
+            stream.wait(self.comm.compute.record())
+        with stream:
             self._norm.add(unit)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from zerokit.zero.placement import Placement
-from zerokit.zero.states import placement_of
+from zerokit.comm.mesh import Mesh
+from zerokit.zero.placement import Home, Placement
 
 if TYPE_CHECKING:
     from zerokit.zero.engine import Engine
@@ -37,26 +37,30 @@ def checksum(values: Tensor) -> Tensor:
 
 
 class Replicas:
-    """Compares checksums of every replicated tensor: of weights, of what completes them to master weights, and of
-    optimizer states, as the stage places them; a state that an optimizer keeps whole is replicated at every stage."""
+    """Compares checksums of everything that several ranks hold: weights, what completes them to master weights, and
+    optimizer states, wherever the stage has them; a state that an optimizer keeps whole is so at every stage."""
 
     def __init__(self, engine: Engine):
         self._engine, self._comm = engine, engine.comm
-        alone = self._comm.world == 1
-        self._tensors = {} if alone else dict(self._replicated())
+        mesh = self._comm.mesh
+        found = [] if mesh.world == 1 else [item for item in self._held() if item[1].shared]
+        self._tensors = {name: values for name, _, values in found}
+        self._groups = {name: _alike(home, mesh) for name, home, _ in found}
 
-    def _replicated(self) -> Iterator[tuple[str, Tensor]]:
-        engine, stage = self._engine, self._engine.stage
-        for unit in engine.units:
-            if stage.parameter is Placement.REPLICATE:
-                yield from zip(unit.names, unit.views(unit.weight), strict=True)
-            if stage.optimizer is Placement.REPLICATE and unit.extra is not None:
-                names = (f"{name} (remainder of the master weight)" for name in unit.names)
-                yield from zip(names, unit.views(unit.extra), strict=True)
+    def _held(self) -> Iterator[tuple[str, Home, Tensor]]:
+        """The same names on every rank; of some this one may hold nothing."""
+        engine, stage, nothing = self._engine, self._engine.stage, torch.empty(0, device=self._comm.device)
         states = engine.storage.states
-        for part in states.slices():
-            if placement_of(states.declared[part.name], stage) is Placement.REPLICATE:
-                yield f"{part.parameter} (optimizer state {part.name})", part.values
+        slices = {(part.parameter, part.name): part.values for part in states.slices()}
+        for unit in engine.units:
+            for index, name in enumerate(unit.names):
+                yield name, stage.parameter, unit.weight.of(unit.layout, index)[1]
+                if unit.extra is not None:
+                    extra = unit.extra.of(unit.layout, index)[1]
+                    yield f"{name} (remainder of the master weight)", stage.optimizer, extra
+                for state in states.rules[unit.layout.groups[index]].states if unit.trainable else ():
+                    values = slices.get((name, state.name), nothing)
+                    yield f"{name} (optimizer state {state.name})", states.home(state.name), values
 
     def __bool__(self) -> bool:
         """Whether anything is replicated."""
@@ -69,26 +73,37 @@ class Replicas:
         table = torch.zeros(self._comm.world, len(self._tensors), dtype=torch.int64, device=self._comm.device)
         torch.stack([checksum(tensor) for tensor in self._tensors.values()], out=table[self._comm.rank])
         self._comm.all_reduce(table, kind="verify")
-        return describe(list(self._tensors), table.tolist())
+        return describe(self._groups, table.tolist())
 
 
-def describe(names: list[str], table: list[list[int]]) -> str | None:
-    """The difference between ranks (rows of checksums), in words; None if there is none."""
-    wrong: dict[tuple[int, ...], list[str]] = {}
-    for name, column in zip(names, zip(*table, strict=True), strict=True):
-        (value, votes), *others = Counter(column).most_common()
-        if others:
-            # Without a majority it cannot be told which is right.
-            ranks = [r for r, own in enumerate(column) if own != value or votes == others[0][1]]
-            wrong.setdefault(tuple(ranks), []).append(name)
+def _alike(home: Home, mesh: Mesh) -> list[list[int]]:
+    """The ranks that hold the same, for every part that there is."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for rank in range(mesh.world):
+        own = tuple(mesh.at(rank).coordinate(axis) for axis, p in enumerate(home.over) if p is not Placement.REPLICATE)
+        groups.setdefault(own, []).append(rank)
+    return list(groups.values())
+
+
+def describe(groups: Mapping[str, list[list[int]]], table: list[list[int]]) -> str | None:
+    """The difference between ranks (rows of checksums), in words; None if there is none. groups: which ranks should
+    have the same, by the names of the columns."""
+    wrong: dict[tuple[tuple[int, ...], int], list[str]] = {}
+    for (name, alike), column in zip(groups.items(), zip(*table, strict=True), strict=True):
+        for ranks in alike:
+            (value, votes), *others = Counter(column[rank] for rank in ranks).most_common()
+            if others:
+                # Without a majority it cannot be told which is right.
+                found = [rank for rank in ranks if column[rank] != value or votes == others[0][1]]
+                wrong.setdefault((tuple(found), len(ranks)), []).append(name)
     if not wrong:
         return None
-    return "; ".join(f"{_who(ranks, len(table))}: {_some(found)}" for ranks, found in wrong.items())
+    return "; ".join(f"{_who(ranks, count)}: {_some(found)}" for (ranks, count), found in wrong.items())
 
 
-def _who(ranks: tuple[int, ...], world: int) -> str:
+def _who(ranks: tuple[int, ...], count: int) -> str:
     listed = ", ".join(map(str, ranks))
-    if len(ranks) == world:
+    if len(ranks) == count:
         return f"ranks {listed} differ from each other"
     if len(ranks) == 1:
         return f"rank {listed} differs from the other ranks"

@@ -8,13 +8,14 @@ the same order and rounded as often as in `wire.PeerWire`'s other way, so this c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zerokit.comm.peer import PeerMemory
-from zerokit.zero.layout import ALIGNMENT, round_up
+from zerokit.zero.layout import ALIGNMENT, Span, round_up
 from zerokit.zero.lookup import addresses, on_device
 from zerokit.zero.unit import Unit
 
@@ -34,12 +35,12 @@ class RowSums:
 
 
 class RowPlan:
-    """Which rows of a table, whose elements are cut evenly among `world` ranks, touch the shard of each of them."""
+    """Which rows of a table, whose elements are cut evenly into `shards` of the ranks, touch each of them."""
 
-    def __init__(self, unit: Unit, world: int):
+    def __init__(self, unit: Unit, shards: Sequence[Span]):
         self.rows, self.dim = unit.shapes[0]
-        self.shard, self.size = unit.layout.shard, self.rows * self.dim
-        spans = [unit.layout.overlap(0, *unit.layout.shard_range(rank))[0] for rank in range(world)]
+        self.shard, self.size = len(shards[0]), self.rows * self.dim
+        spans = [unit.layout.overlap(0, shard)[0] for shard in shards]
         self.first = [min(span.start // self.dim, self.rows - 1) for span in spans]
         self.count = [
             -(-span.stop // self.dim) - first if len(span) else 0 for span, first in zip(spans, self.first, strict=True)
@@ -53,20 +54,20 @@ class RowPlan:
 
 
 class RowRoute:
-    """The way of one embedding's gradient. Has the methods of `wire.SliceRoute`."""
+    """The way of one embedding's gradient. Has the methods of `wire.StretchRoute`."""
 
     kind = "row_sums"
 
-    def __init__(self, unit: Unit, memory: PeerMemory, world: int):
+    def __init__(self, unit: Unit, memory: PeerMemory, shards: Sequence[Span]):
         self._unit, self._memory, self._rank = unit, memory, memory.rank
-        self._plan = RowPlan(unit, world)
+        self._plan = RowPlan(unit, shards)
         unit.rows = []  # from here on its module leaves gradients there
-        self._others = [rank for rank in range(world) if rank != self._rank]
+        self._others = [rank for rank in range(len(shards)) if rank != self._rank]
 
     @staticmethod
-    def elements(unit: Unit, world: int, itemsize: int) -> int:
+    def elements(unit: Unit, shards: Sequence[Span], itemsize: int) -> int:
         """Elements of the landing place of one sender."""
-        sums, places = RowPlan(unit, world).landing
+        sums, places = RowPlan(unit, shards).landing
         return sums + places * 4 // itemsize
 
     def collect(self, gradients: list[Tensor | None]) -> RowSums:
@@ -112,7 +113,7 @@ class RowRoute:
             own = sums.places[first : first + count]
             stop = min(plan.size - rank * plan.shard, plan.shard)
             start = rank * plan.shard - first * plan.dim
-            add_rows(self._unit.gradient[:stop], sums.values, own, landed, places, start, accumulate)
+            add_rows(self._unit.gradient.values[:stop], sums.values, own, landed, places, start, accumulate)
 
 
 def sum_rows(tokens: Tensor, upstream: Tensor, rows: int) -> RowSums:

@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from zerokit.comm.mesh import Mesh
 from zerokit.zero.layout import ALIGNMENT, Span
-from zerokit.zero.placement import Placement, Stage
+from zerokit.zero.placement import Home, Placement, Stage, everywhere, whole
 from zerokit.zero.unit import Unit
 
 
@@ -46,23 +47,11 @@ class StateSlice:
     values: Tensor
 
 
-def updated(unit: Unit, stage: Stage, rank: int) -> Span:
-    """The elements of a unit's buffer that a rank updates."""
-    whole = Span(0, unit.layout.total)
-    return Span(*unit.layout.shard_range(rank)) if stage.optimizer is Placement.SHARD else whole
-
-
-def placement_of(state: State, stage: Stage) -> Placement:
-    """How a state lies across the ranks."""
+def home_of(state: State, stage: Stage, mesh: Mesh) -> Home:
+    """Where a state lies: with the elements that a rank updates, unless it has a placement of its own."""
     if state.along is not None:
-        return Placement.REPLICATE
-    return stage.optimizer if state.placement is None else Placement(state.placement)
-
-
-def _held(unit: Unit, state: State, stage: Stage, rank: int) -> Span:
-    """The elements of a unit's buffer of which a rank holds a divided state."""
-    sharded = placement_of(state, stage) is Placement.SHARD
-    return Span(*unit.layout.shard_range(rank)) if sharded else Span(0, unit.layout.total)
+        return whole(mesh)
+    return stage.optimizer if state.placement is None else everywhere(Placement(state.placement), mesh)
 
 
 def matrix_shape(shape: torch.Size) -> tuple[int, int]:
@@ -99,8 +88,8 @@ class States:
     arenas: by name; `kept`: by name, one float64 number per group.
     """
 
-    def __init__(self, units: Sequence[Unit], stage: Stage, rules: Sequence, rank: int, device: torch.device):
-        self.units, self.stage, self.rank, self.rules = units, stage, rank, rules
+    def __init__(self, units: Sequence[Unit], stage: Stage, rules: Sequence, mesh: Mesh, device: torch.device):
+        self.units, self.stage, self.mesh, self.rules = units, stage, mesh, rules
         declared: dict[str, State] = {}
         for rule in rules:
             for state in rule.states:
@@ -135,9 +124,13 @@ class States:
         return any(state.name == name for state in self.rules[group].states)
 
     def _parts(self, unit: Unit, name: str) -> list[Span]:
-        mine = _held(unit, self.declared[name], self.stage, self.rank)
+        mine = unit.layout.held(self.home(name), self.mesh)
         parts = [span.clip(mine.start, mine.stop) for span in unit.layout.spans if self._has(span.group, name)]
         return [part for part in parts if len(part)]
+
+    def home(self, name: str) -> Home:
+        """Where a state lies."""
+        return home_of(self.declared[name], self.stage, self.mesh)
 
     def members(self, group: int) -> list[tuple[Unit, int]]:
         """The parameters of a hyperparameter group, as units and places in them."""
@@ -155,24 +148,20 @@ class States:
         start = sum(self.length_of(state, before) for before in range(group))
         return self.arenas[name][start : start + self.length_of(state, group)]
 
-    def views(self, unit: Unit, start: int, stop: int, group: int) -> tuple[Tensor, ...]:
-        """The group's states of elements `[start, stop)` of a unit's buffer, which this rank updates."""
-        return tuple(self._view(state, unit, start, stop) for state in of_elements(self.rules[group].states))
+    def views(self, unit: Unit, span: Span) -> tuple[Tensor, ...]:
+        """The states of elements of a unit's buffer, of one group, which this rank updates."""
+        return tuple(self._view(state, unit, span) for state in of_elements(self.rules[span.group].states))
 
-    def _view(self, state: State, unit: Unit, start: int, stop: int) -> Tensor:
-        part, place = next(
-            (part, place)
-            for part, place in self._starts[state.name, unit].items()
-            if part.start <= start and stop <= part.stop
-        )
-        begin, length = place + (start - part.start) // state.per, -(-(stop - start) // state.per)
+    def _view(self, state: State, unit: Unit, span: Span) -> Tensor:
+        part, place = next((p, place) for p, place in self._starts[state.name, unit].items() if span in p)
+        begin, length = place + (span.start - part.start) // state.per, -(-len(span) // state.per)
         return self.arenas[state.name][begin : begin + length]
 
     def of_unit(self, name: str, unit: Unit) -> Tensor:
         """All that this rank holds of a state of a unit, in the order of its buffer; all its groups have the state."""
         starts = self._starts[name, unit]
         begin, length = min(starts.values()), sum(len(part) for part in starts)
-        assert self.declared[name].per == 1 and length == len(_held(unit, self.declared[name], self.stage, self.rank))
+        assert self.declared[name].per == 1 and length == len(unit.layout.held(self.home(name), self.mesh))
         return self.arenas[name][begin : begin + length]
 
     def slices(self) -> list[StateSlice]:
@@ -183,11 +172,10 @@ class States:
         for unit in self.units:
             for index, name in enumerate(unit.names):
                 for state in divided(self.rules[unit.layout.groups[index]].states):
-                    mine = _held(unit, state, self.stage, self.rank)
-                    inside, begin = unit.layout.overlap(index, mine.start, mine.stop)
+                    inside, place = unit.layout.overlap(index, unit.layout.held(self.home(state.name), self.mesh))
                     if len(inside):
                         size = -(-unit.layout.numels[index] // state.per)
-                        values = self._view(state, unit, begin, begin + len(inside))
+                        values = self._view(state, unit, place)
                         yield StateSlice(state.name, name, size, inside.start // state.per, values)
 
     def _whole_slices(self) -> Iterator[StateSlice]:
@@ -209,7 +197,7 @@ class States:
         for unit in self.units:
             for span in unit.layout.spans:
                 for state in divided(self.rules[span.group].states):
-                    mine = _held(unit, state, stage, self.rank)
+                    mine = unit.layout.held(home_of(state, stage, self.mesh), self.mesh)
                     size = getattr(torch, state.dtype).itemsize
                     total += len(span.clip(mine.start, mine.stop)) // state.per * size
         return total + sum(self.arenas[s.name].nbytes for s in self.declared.values() if s.along is not None)

@@ -6,16 +6,18 @@ tensor for each unit, since their memory comes and goes (`zerokit.zero.unit`, [N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from zerokit.comm.mesh import Mesh
 from zerokit.comm.peer import PeerMemory
-from zerokit.zero.placement import Placement, Stage
-from zerokit.zero.states import States, updated
+from zerokit.zero.buffer import Buffer
+from zerokit.zero.layout import Span
+from zerokit.zero.placement import Home, Stage, own_terms, path
+from zerokit.zero.states import States
 from zerokit.zero.unit import Slot, Unit
 from zerokit.zero.views import Views
 
@@ -31,9 +33,9 @@ class Dtypes:
     wire: torch.dtype
 
 
-def extent(unit: Unit, placement: Placement) -> int:
-    """Elements of a unit that one rank stores at `placement`."""
-    return unit.layout.shard if placement is Placement.SHARD else unit.layout.total
+def extent(unit: Unit, home: Home, mesh: Mesh) -> int:
+    """Elements of a unit that one rank stores at a home."""
+    return len(unit.layout.held(home, mesh))
 
 
 def ring_of(unit: Unit) -> str:
@@ -54,13 +56,13 @@ def nbytes(tensors: Sequence[Tensor | None]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def state_bytes(units: list[Unit], stage: Stage, dtypes: Dtypes, states: States) -> dict[str, int]:
+def state_bytes(units: list[Unit], stage: Stage, mesh: Mesh, dtypes: Dtypes, states: States) -> dict[str, int]:
     """Bytes one rank stores at `stage`: parameters (compute and master weights), gradients, optimizer states. The
     formula that `Storage` fulfils, nothing allocated."""
     trainable = [unit for unit in units if unit.trainable]
 
-    def elements(placement: Placement, members: list[Unit]) -> int:
-        return sum(extent(unit, placement) for unit in members)
+    def elements(home: Home, members: list[Unit]) -> int:
+        return sum(extent(unit, home, mesh) for unit in members)
 
     extra = 0 if dtypes.extra is None else dtypes.extra.itemsize
     updated = elements(stage.optimizer, trainable)
@@ -88,7 +90,7 @@ class Storage:
         stage: Stage,
         dtypes: Dtypes,
         rules: Sequence,
-        rank: int,
+        mesh: Mesh,
         device: torch.device,
         slots: int = 2,
         shared: Callable[[int, torch.dtype], PeerMemory | None] | None = None,
@@ -96,61 +98,55 @@ class Storage:
         transient: bool = False,
         loud: bool = False,
     ):
-        self.units, self.stage, self.dtypes, self.rank, self.device = units, stage, dtypes, rank, device
+        self.units, self.stage, self.dtypes, self.mesh, self.device = units, stage, dtypes, mesh, device
         self.trainable = [unit for unit in units if unit.trainable]
-        count = sum(extent(unit, stage.parameter) for unit in units)
+        count = sum(extent(unit, stage.parameter, mesh) for unit in units)
         self.peers = None if shared is None else shared(count, dtypes.weight)
         self.weights = self._arena(units, stage.parameter, dtypes.weight) if self.peers is None else self.peers.local
         for unit in tables:
-            unit.in_place = self.peers is not None and stage.parameter is Placement.SHARD
+            unit.in_place = self.peers is not None and stage.parameter.divided
         self.extra = None if dtypes.extra is None else self._arena(self.trainable, stage.optimizer, dtypes.extra)
-        self.states = States(self.trainable, stage, rules, rank, device)
-        for unit, part in zip(units, self._parts(self.weights, units, stage.parameter), strict=True):
-            unit.weight = part
-            unit.shard = part if stage.parameter is Placement.SHARD else self.own(unit, part)
+        self.states = States(self.trainable, stage, rules, mesh, device)
+        for unit, buffer in zip(units, self._cut(self.weights, units, stage.parameter), strict=True):
+            unit.weight = buffer
         for unit in self.trainable:
-            gradient = torch.zeros(extent(unit, stage.gradient), dtype=dtypes.gradient, device=device)
-            start = unit.layout.shard_range(rank)[0] if stage.gradient is Placement.SHARD else 0
-            unit.set_gradient(gradient, start, transient)
+            values = torch.zeros(extent(unit, stage.gradient, mesh), dtype=dtypes.gradient, device=device)
+            unit.set_gradient(Buffer(values, unit.layout.held(stage.gradient, mesh)), transient)
         if self.extra is not None:
-            parts = self._parts(self.extra, self.trainable, stage.optimizer)
-            for unit, part in zip(self.trainable, parts, strict=True):
-                unit.extra = part
+            buffers = self._cut(self.extra, self.trainable, stage.optimizer)
+            for unit, buffer in zip(self.trainable, buffers, strict=True):
+                unit.extra = buffer
         self.weight_slots = self._assign_weight_slots(slots)
         for unit in units:
-            unit.model_views = Views(unit.name, unit.parameters, stage.parameter is not Placement.SHARD, loud)
+            unit.model_views = Views(unit.name, unit.parameters, not stage.parameter.divided, loud)
         self._ways = slots
         self.wires: dict[str, list[Slot]] = {}
 
     def allocate_wires(self) -> None:
         """Make the buffers in which gradients travel, where they do not travel from where they are stored."""
-        if self.stage.gradient is Placement.SHARD or self.dtypes.gradient != self.dtypes.wire:
+        if path(own_terms(self.mesh), self.stage.gradient) or self.dtypes.gradient != self.dtypes.wire:
             for kind, size in largest_by_ring(self.trainable, lambda unit: unit.layout.total).items():
                 ways = self._ways if kind == "block" else 1
                 buffers = [torch.zeros(size, dtype=self.dtypes.wire, device=self.device) for _ in range(ways)]
                 self.wires[kind] = [Slot(buffer) for buffer in buffers]
 
-    def _arena(self, units: list[Unit], placement: Placement, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(sum(extent(u, placement) for u in units), dtype=dtype, device=self.device)
+    def _arena(self, units: list[Unit], home: Home, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(sum(extent(u, home, self.mesh) for u in units), dtype=dtype, device=self.device)
 
-    @staticmethod
-    def _parts(arena: Tensor, units: list[Unit], placement: Placement) -> list[Tensor]:
-        return list(arena.split([extent(u, placement) for u in units])) if units else []
+    def _cut(self, arena: Tensor, units: list[Unit], home: Home) -> list[Buffer]:
+        spans = [unit.layout.held(home, self.mesh) for unit in units]
+        parts = arena.split([len(span) for span in spans]) if units else ()
+        return [Buffer(part, span) for part, span in zip(parts, spans, strict=True)]
 
     @property
     def gradients(self) -> list[Tensor]:
         """The trainable units' gradients, which may be without memory at the moment."""
-        return [unit.gradient for unit in self.trainable]
-
-    def own(self, unit: Unit, full: Tensor) -> Tensor:
-        """This rank's shard (layout.shard,) of a unit's whole buffer."""
-        start, stop = unit.layout.shard_range(self.rank)
-        return full[start:stop]
+        return [unit.gradient.values for unit in self.trainable]
 
     def _assign_weight_slots(self, count: int) -> list[Slot]:
-        if self.stage.parameter is not Placement.SHARD:
+        if not self.stage.parameter.divided:
             for unit in self.units:
-                unit.slot = Slot(unit.weight)
+                unit.slot = Slot(unit.weight.values)
             return []
         slots: list[Slot] = []
         for unit in (u for u in self.units if u.in_place):  # a shape that takes no memory
@@ -182,52 +178,11 @@ class Storage:
         }
 
 
-@dataclass(frozen=True)
-class Region:
-    """A run of elements of one hyperparameter group that this rank updates, as places in the arenas.
-
-    weight, extra: first element in the arena of weights, of what completes weights; gradient: in the unit's gradient.
-    start: first element in the unit's buffer.
-    """
-
-    weight: int
-    gradient: int
-    extra: int
-    length: int
-    group: int
-    start: int
-
-    def part(self, start: int, stop: int) -> Region:
-        """Elements `[start, stop)` of the unit's buffer, which lie in this region."""
-        shift = start - self.start
-        places = (self.weight + shift, self.gradient + shift, self.extra + shift)
-        return Region(*places, stop - start, self.group, start)
+def update_spans(storage: Storage) -> dict[Unit, list[Span]]:
+    """What this rank updates of each trainable unit, cut by hyperparameter group."""
+    return {unit: list(_updated(unit, storage)) for unit in storage.trainable}
 
 
-def _starts(units: list[Unit], placement: Placement) -> list[int]:
-    return [0, *accumulate(extent(u, placement) for u in units)][: len(units)]
-
-
-def update_regions(storage: Storage) -> dict[Unit, list[Region]]:
-    """What this rank updates of each trainable unit."""
-    stage, units, rank = storage.stage, storage.trainable, storage.rank
-    weight_start = dict(zip(storage.units, _starts(storage.units, stage.parameter), strict=True))
-    extra_start = dict(zip(units, _starts(units, stage.optimizer), strict=True))
-    regions: dict[Unit, list[Region]] = {unit: [] for unit in units}
-    for unit in units:
-        mine = updated(unit, stage, rank)
-        origin = {Placement.SHARD: mine.start, Placement.REPLICATE: 0, Placement.PARTIAL: 0}
-        for span in unit.layout.spans:
-            part = span.clip(mine.start, mine.stop)
-            if len(part) > 0:
-                regions[unit].append(
-                    Region(
-                        weight=weight_start[unit] + part.start - origin[stage.parameter],
-                        gradient=part.start - origin[stage.gradient],
-                        extra=extra_start[unit] + part.start - origin[stage.optimizer],
-                        length=len(part),
-                        group=part.group,
-                        start=part.start,
-                    )
-                )
-    return regions
+def _updated(unit: Unit, storage: Storage) -> Iterator[Span]:
+    mine = unit.layout.held(storage.stage.optimizer, storage.mesh)
+    return (part for span in unit.layout.spans if len(part := span.clip(mine.start, mine.stop)))

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from zerokit.zero.buffer import Buffer
 from zerokit.zero.layout import Layout
-from zerokit.zero.placement import Placement
 from zerokit.zero.views import Views, set_grad, take_grad
 
 
@@ -66,10 +66,10 @@ class Unit:
     shapes: list[torch.Size] = field(default_factory=list)
     slot: Slot | None = None
     model_views: Views | None = None  # how the model sees its parameters
-    weight: Tensor | None = None  # this rank's storage at the stage's parameter placement
-    shard: Tensor | None = None  # (layout.shard,) what this rank contributes to a gather; inside `weight`
-    gradient: Tensor | None = None  # storage at the stage's gradient placement
-    extra: Tensor | None = None  # what completes weights to the master's, at the stage's optimizer placement
+    weight: Buffer | None = None  # compute weights, at the stage's home of parameters
+    shard: Buffer | None = None  # what this rank contributes to a gather into the slot; inside `weight`
+    gradient: Buffer | None = None  # at the stage's home of gradients
+    extra: Buffer | None = None  # what completes weights to the master's, at the stage's home of the optimizer
     updated: object = None  # event: the shard holds the weights of the last update
     fenced: int = -1  # the version whose shards are known to be written on every rank
     reduced: bool = False  # this micro-batch's gradients have been handed to the reduction
@@ -104,19 +104,19 @@ class Unit:
             set_grad(parameter, None)
         return [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
 
-    def set_gradient(self, gradient: Tensor, start: int, transient: bool) -> None:
-        """Take zeros that hold the gradient from element `start` of the layout on."""
+    def set_gradient(self, gradient: Buffer, transient: bool) -> None:
+        """Take zeros that hold the gradient."""
         self.gradient, self.transient = gradient, transient
         self.spent = True
-        pads = (span.clip(start, start + len(gradient)) for span in self.layout.padding())
-        self.gaps = [gradient[pad.start - start : pad.stop - start] for pad in pads if len(pad)]
+        pads = (pad.clip(gradient.span.start, gradient.span.stop) for pad in self.layout.padding())
+        self.gaps = [gradient.at(pad) for pad in pads if len(pad)]
 
     def hold_gradient(self) -> None:
         """Give the gradient memory if it has none, on the current stream: padding is zero, the rest undefined."""
         self.spent = False
-        storage = self.gradient.untyped_storage()
+        storage = self.gradient.values.untyped_storage()
         if storage.size() == 0:
-            storage.resize_(self.gradient.nbytes)
+            storage.resize_(self.gradient.values.nbytes)
             if self.gaps:
                 torch._foreach_zero_(self.gaps)
 
@@ -124,16 +124,8 @@ class Unit:
         """Free the memory of a gradient that is spent; the current stream must follow the update. No view of it can be
         made until it has memory again."""
         if self.spent and self.transient:
-            self.gradient.untyped_storage().resize_(0)
+            self.gradient.values.untyped_storage().resize_(0)
         self.spent = False
-
-    def gradient_at(self, placement: Placement, rank: int) -> Tensor:
-        """The gradient as it lies at `placement`, which may be further on its way than its memory: the shard of `rank`
-        then lies in a whole buffer."""
-        if placement is not Placement.SHARD or len(self.gradient) == self.layout.shard:
-            return self.gradient
-        start, stop = self.layout.shard_range(rank)
-        return self.gradient[start:stop]
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Each parameter's view of a whole flat buffer (≥ layout.total,), in the parameters' shapes."""

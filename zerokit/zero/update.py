@@ -12,10 +12,10 @@ from torch import Tensor
 
 from zerokit.comm import Communicator
 from zerokit.zero.compress import MomentumExchange
-from zerokit.zero.layout import ALIGNMENT, round_up
+from zerokit.zero.layout import ALIGNMENT, Span, round_up
 from zerokit.zero.phases import Matrices, Piece, Sums, pieces_of
 from zerokit.zero.states import State, matrix_shape, of_elements
-from zerokit.zero.storage import Region, Storage, update_regions
+from zerokit.zero.storage import Storage, update_spans
 from zerokit.zero.unit import Unit
 from zerokit.zero.unused import Unused
 
@@ -89,19 +89,16 @@ class Part:
     number: int | None = None
 
 
-def make_part(storage: Storage, unit: Unit, region: Region, shape: tuple[int, ...] = (-1,)) -> Part:
-    """The views of a region of a unit."""
+def make_part(storage: Storage, unit: Unit, span: Span, shape: tuple[int, ...] = (-1,)) -> Part:
+    """The views of some elements of a unit, of one hyperparameter group."""
 
-    def cut(arena: Tensor, start: int) -> Tensor:
-        return arena[start : start + region.length].view(shape)
-
-    states = storage.states.views(unit, region.start, region.start + region.length, region.group)
+    states = storage.states.views(unit, span)
     return Part(
-        cut(storage.weights, region.weight),
-        None if storage.extra is None else cut(storage.extra, region.extra),
-        cut(unit.gradient, region.gradient),
+        unit.weight.at(span).view(shape),
+        None if unit.extra is None else unit.extra.at(span).view(shape),
+        unit.gradient.at(span).view(shape),
         states if len(shape) == 1 else tuple(state.view(shape) for state in states),
-        region.group,
+        span.group,
     )
 
 
@@ -180,12 +177,12 @@ class Update:
         self._divided: set[Unit] = set()  # whose parts are of one parameter each
         self._parts: dict[Unit, list[Part]] = {unit: [] for unit in storage.trainable}
         pieces: list[list[tuple[Piece, Part]]] = [[] for _ in self.groups]
-        for unit, regions in update_regions(storage).items():
-            for region in regions:
-                if self.groups[region.group].rule.phases:
-                    pieces[region.group] += self._pieces(storage, unit, region)
+        for unit, spans in update_spans(storage).items():
+            for span in spans:
+                if self.groups[span.group].rule.phases:
+                    pieces[span.group] += self._pieces(storage, unit, span)
                 else:
-                    self._parts[unit] += self._cut(storage, unit, region)
+                    self._parts[unit] += self._cut(storage, unit, span)
         self.start_states()
         self._phases = [self._make_phases(storage, comm, group, pieces[group]) for group in range(len(self.groups))]
         self._scalars_of = scalars = _Scalars(self.groups, self.lr_factors, storage)
@@ -225,19 +222,18 @@ class Update:
             yield part, self.groups[part.group].rule
 
     @staticmethod
-    def _cut(storage: Storage, unit: Unit, region: Region) -> Iterator[Part]:
-        step = CHUNK if storage.device.type == "cpu" else region.length
-        stop = region.start + region.length
-        for begin in range(region.start, stop, step):
-            yield make_part(storage, unit, region.part(begin, min(begin + step, stop)))
+    def _cut(storage: Storage, unit: Unit, span: Span) -> Iterator[Part]:
+        step = CHUNK if storage.device.type == "cpu" else len(span)
+        for begin in range(span.start, span.stop, step):
+            yield make_part(storage, unit, span.clip(begin, begin + step))
 
-    def _pieces(self, storage: Storage, unit: Unit, region: Region) -> list[tuple[Piece, Part]]:
+    def _pieces(self, storage: Storage, unit: Unit, span: Span) -> list[tuple[Piece, Part]]:
         """Pieces of single parameters, for rules with phases."""
-        sums = [along for phase in self.groups[region.group].rule.phases for along in phase.sums.values()]
+        sums = [along for phase in self.groups[span.group].rule.phases for along in phase.sums.values()]
         limit = CHUNK if storage.device.type == "cpu" else None
         made = []
-        for piece in pieces_of(storage, unit, region, {"rows", "columns"} & set(sums) != set(), limit):
-            part = make_part(storage, unit, piece.region, piece.shape)
+        for piece in pieces_of(storage, unit, span, {"rows", "columns"} & set(sums) != set(), limit):
+            part = make_part(storage, unit, piece.span, piece.shape)
             rows, columns = matrix_shape(unit.shapes[piece.index])
             part.known |= {"rows": _number(rows, storage), "columns": _number(columns, storage)}
             part.number = None if self._unused is None else self._unused.numbers[unit, piece.index]
@@ -250,14 +246,14 @@ class Update:
         self._divided.add(unit)
         whole, self._parts[unit] = self._parts[unit], []
         self._parts[unit] += [part for part in whole if part.number is not None]
-        for region in update_regions(self._storage)[unit]:
-            if self.groups[region.group].rule.phases:
+        for span in update_spans(self._storage)[unit]:
+            if self.groups[span.group].rule.phases:
                 continue
             for index in range(len(unit.parameters)):
-                inside, begin = unit.layout.overlap(index, region.start, region.start + region.length)
+                inside, place = unit.layout.overlap(index, span)
                 if len(inside):  # with its padding: blocks of states end there
-                    stop = min(begin + round_up(len(inside), ALIGNMENT), region.start + region.length)
-                    for part in self._cut(self._storage, unit, region.part(begin, stop)):
+                    own = span.clip(place.start, place.start + round_up(len(inside), ALIGNMENT))
+                    for part in self._cut(self._storage, unit, own):
                         part.number = self._unused.numbers[unit, index]
                         self._parts[unit].append(part)
 

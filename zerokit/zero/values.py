@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from zerokit.zero.layout import Span
+from zerokit.zero.buffer import Buffer
 from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
-from zerokit.zero.placement import Placement
-from zerokit.zero.states import State, StateSlice, length_along, placement_of
+from zerokit.zero.placement import Home
+from zerokit.zero.states import State, StateSlice, length_along
 from zerokit.zero.unit import Unit
 
 if TYPE_CHECKING:
@@ -44,22 +44,17 @@ class ParameterValues:
             raise ValueError(f"'{name}': expected a value of shape {tuple(shape)}, got {tuple(value.shape)}.")
         return value.detach().to(self._comm.device, torch.float32)
 
-    def _assemble(self, flat: Tensor, unit: Unit, index: int, divided: bool) -> Tensor:
-        """The whole parameter from a unit's whole buffer or, where that is divided, this rank's shard; fp32."""
+    def _assemble(self, buffer: Buffer, home: Home, unit: Unit, index: int) -> Tensor:
+        """The whole parameter, fp32, from what every rank holds of its unit at `home`."""
         shape = unit.shapes[index]
-        if not divided:
-            return unit.views(flat)[index].to(torch.float32, copy=True)
-        part, place = self._mine(unit, index)
-        full = torch.zeros(shape.numel(), dtype=torch.float32, device=flat.device)
-        full[part.start : part.stop] = flat[place : place + len(part)]
+        if not (home.divided or home.apart):
+            return buffer.of(unit.layout, index)[1].to(torch.float32, copy=True).view(shape)
+        full = torch.zeros(shape.numel(), dtype=torch.float32, device=buffer.values.device)
+        if home.is_first(self._comm.mesh):
+            part, place = unit.layout.overlap(index, unit.layout.held(home, self._comm.mesh))
+            full[part.start : part.stop] = buffer.at(place)
         self._comm.all_reduce(full, kind="values")
         return full.view(shape)
-
-    def _mine(self, unit: Unit, index: int) -> tuple[Span, int]:
-        """The elements of a parameter in this rank's shard, and where they begin in it."""
-        start, stop = unit.layout.shard_range(self._comm.rank)
-        part, begin = unit.layout.overlap(index, start, stop)
-        return part, begin - start
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
@@ -67,8 +62,8 @@ class ParameterValues:
         """The fp32 master value of a parameter, whole (frozen ones: the compute value)."""
         unit, index = self._find(name)
         self._engine.reader.begin()
-        flat, whole = self._engine.reader.master_shard(unit)
-        return self._assemble(flat, unit, index, not whole)
+        values, home = self._engine.reader.master(unit)
+        return self._assemble(Buffer(values, unit.layout.held(home, self._comm.mesh)), home, unit, index)
 
     def set_weight(self, name: str, value: Tensor) -> None:
         """Give a parameter another value: master and compute weights. Optimizer states stay."""
@@ -111,14 +106,10 @@ class ParameterValues:
 
     def _compute(self, places: Sequence[tuple[Unit, int]]) -> Iterator[Tensor]:
         """Copies of whole compute weights."""
-        sharded = self._storage.stage.parameter is Placement.SHARD
         full, last = None, None
         for unit, index in places:
             if unit is not last:
-                full, last = unit.weight, unit
-                if sharded:
-                    full = torch.empty(unit.layout.total, dtype=unit.shard.dtype, device=unit.shard.device)
-                    self._comm.all_gather(full, unit.shard)
+                full, last = self._engine.reader.compute(unit), unit
             yield unit.views(full)[index].detach().clone()
 
     @torch.no_grad()
@@ -148,10 +139,7 @@ class ParameterValues:
         if not unit.trainable or not self._engine.micro_batches:
             return None
         self._engine.reducer.finish()
-        placement = self._engine.gradient_placement
-        full = self._assemble(unit.gradient_at(placement, self._comm.rank), unit, index, placement is Placement.SHARD)
-        if placement is Placement.PARTIAL:
-            self._comm.all_reduce(full, kind="values")
+        full = self._assemble(unit.gradient, self._engine.gradient_home, unit, index)
         return full * self._mean()
 
     @torch.no_grad()
@@ -166,14 +154,10 @@ class ParameterValues:
             raise RuntimeError(f"'{name}' has no gradient: it has one between engine.backward and engine.step.")
         value = self._checked(name, value, unit.shapes[index]) / self._mean()
         self._engine.reducer.finish()
-        placement = self._engine.gradient_placement
-        target = unit.gradient_at(placement, self._comm.rank)
-        if placement is Placement.SHARD:
-            part, place = self._mine(unit, index)
-            target[place : place + len(part)] = value.reshape(-1)[part.start : part.stop]
-        else:  # of parts whose sum is the value, rank 0 has all
-            own = 1.0 if placement is Placement.REPLICATE or self._comm.rank == 0 else 0.0
-            unit.views(target)[index].copy_(value * own)
+        home, mesh = self._engine.gradient_home, self._comm.mesh
+        part, place = unit.layout.overlap(index, unit.layout.held(home, mesh))
+        target = unit.gradient.at(place)
+        target.copy_(value.reshape(-1)[part.start : part.stop]) if home.has_value(mesh) else target.zero_()
         if self._engine.gradients_reduced:
             self._engine.gradient_norm.add(unit)
 
@@ -212,10 +196,11 @@ class ParameterValues:
         one that every rank has its own of, the sum."""
         state, size, shape, part = self._state(name, key)
         self._comm.compute.wait(self._comm.updates.record())
-        full = torch.zeros(size, dtype=torch.float32, device=self._comm.device)
-        if part is not None:
+        full, home = torch.zeros(size, dtype=torch.float32, device=self._comm.device), self._storage.states.home(key)
+        alone = not (home.divided or home.apart)
+        if part is not None and (alone or home.is_first(self._comm.mesh)):
             full[part.start : part.start + len(part.values)] = part.values
-        if placement_of(state, self._storage.stage) is not Placement.REPLICATE:
+        if not alone:
             self._comm.all_reduce(full, kind="values")
         return full.view(shape) if size == shape.numel() else full
 
@@ -228,8 +213,8 @@ class ParameterValues:
         self._comm.compute.wait(self._comm.copied)
         if part is not None:
             part.values.copy_(value[part.start : part.start + len(part.values)])
-            if self._comm.rank and placement_of(state, self._storage.stage) is Placement.PARTIAL:
-                part.values.zero_()  # of parts whose sum is the value, rank 0 has all
+            if not self._storage.states.home(key).has_value(self._comm.mesh):
+                part.values.zero_()
         self._engine.states_changed()
 
 
