@@ -69,6 +69,8 @@ class Replicas:
     def difference(self) -> str | None:
         """Which rank holds other values than the others, and of what; None if all agree. A collective, with the same
         answer on every rank; the host waits for the device."""
+        if not self:
+            return None
         self._engine.gatherer.settle()
         table = torch.zeros(self._comm.world, len(self._tensors), dtype=torch.int64, device=self._comm.device)
         torch.stack([checksum(tensor) for tensor in self._tensors.values()], out=table[self._comm.rank])
