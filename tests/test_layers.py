@@ -17,26 +17,25 @@ ALLOWED = {
     "config": set(),
     "comm": BASE,
     **{component: BASE for component in COMPONENTS},
-    "report": BASE | {"train.metrics", "train.advice"},
     "state": BASE | {"comm"},
+    "record": BASE | {"state.folder"},
+    "report": BASE | {"record"},
     "zero": BASE | {"comm", "state"},
     "fault": BASE,
-    "train": BASE | COMPONENTS | {"comm", "zero", "state", "report", "fault"},
-    "estimate": BASE | COMPONENTS | {"comm", "zero", "train", "launch"},
-    "doctor": BASE | {"comm", "tracker", "train.metrics", "train.peak"},
-    "launch": BASE | {"comm", "fault", "train.summary", "state.folder", "state.lock", "state.resume"},
-    "sweep": BASE
-    | {"estimate", "launch", "report", "state.folder"}
-    | {"train.console", "train.metrics", "train.panel", "train.summary"},
+    "train": BASE | COMPONENTS | {"comm", "zero", "state", "record", "report", "fault"},
+    "estimate": BASE | COMPONENTS | {"comm", "zero", "record", "train", "launch"},
+    "doctor": BASE | {"comm", "tracker", "record"},
+    "launch": BASE | {"comm", "fault", "record", "report", "state.folder", "state.lock", "state.resume"},
+    "sweep": BASE | {"estimate", "launch", "record", "report", "state.folder"},
     "cli": BASE | {"doctor", "tracker", "estimate", "launch", "report", "state", "sweep", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},
     "__init__": BASE | {"cli", "train"},
 }
-"""What each package may import. launch starts the worker of train by name; train.metrics and train.summary know the
-files of a run's folder and import no torch, nor do state.folder, state.lock and state.resume."""
+"""What each package may import. launch starts the worker of train by name; state.folder, state.lock and state.resume
+import no torch."""
 
-TORCH_FREE = ("cli", "config")
+TORCH_FREE = ("cli", "config", "record", "report")
 
 
 def _modules() -> dict[str, Path]:

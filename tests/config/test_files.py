@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from zerokit.config.files import read_mapping
+from zerokit.record.summary import read_summary
 from zerokit.report.run import load_run
-from zerokit.train.summary import read_summary
 
 
 @pytest.mark.parametrize("content", [b'{"status": "fini', b"", b"[1]", b"\xff", b"[" * 100_000])

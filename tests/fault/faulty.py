@@ -19,10 +19,11 @@ import torch
 
 from zerokit.comm.process import place
 from zerokit.fault.board import Board
+from zerokit.record import summary
+from zerokit.record.metrics import MetricsFile
 from zerokit.state.disk import Disk
 from zerokit.tracker.none import NoTracker
-from zerokit.train import summary, worker
-from zerokit.train.metrics import MetricsFile
+from zerokit.train import worker
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
 

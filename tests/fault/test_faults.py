@@ -13,8 +13,8 @@ import pytest
 from tests.fault.runs import LONG, begin, check_interrupted, children, finish, run, wait_for_step
 from zerokit.fault.signals import REPEAT_S
 from zerokit.launch import local
+from zerokit.report.ended import mark_ended
 from zerokit.state.folder import FOLDER, saved_states
-from zerokit.train.summary import mark_ended
 
 OUT_S = 10.0
 CAUSES = {

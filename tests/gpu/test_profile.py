@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import zerokit
 from tests.gpu.process import WORLD, needs_gpu
-from zerokit.train.trace import STREAM_MARK, _marked_streams, load_events, stream_of
+from zerokit.record.trace import STREAM_MARK, _marked_streams, load_events, stream_of
 
 pytestmark = needs_gpu
 TRANSPORTS = ["collective", "peer"] if WORLD == 2 else ["collective"]

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from zerokit.train.metrics import MetricsFile
+from zerokit.record.metrics import MetricsFile
 
 GIB = 1 << 30
 STAGES, PRECISIONS, STEPS = range(4), ("fp32", "bf16"), 200

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 from zerokit.config.errors import ConfigError
+from zerokit.record.metrics import MetricsFile
 from zerokit.report import write_report
 from zerokit.report.chart import Line, line_chart, thin
 from zerokit.report.run import load_run
 from zerokit.report.sections import SECTIONS
-from zerokit.train.metrics import MetricsFile
 
 GIB = 1 << 30
 HOSTILE = "</script><script>alert('1')</script><img src=x onerror=\"alert(2)\">&amp;\x00"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.commands import zerokit
 from tests.report.sweep_folder import cell, change, make
 from tests.report.test_report import HOSTILE, Page
+from zerokit.record.metrics import MetricsFile
 from zerokit.report import cells, write_report
 from zerokit.report.cells import Cell, Sweep, load_sweep
 from zerokit.report.compare import frontier, parities, told
 from zerokit.report.rows import markdown
-from zerokit.train.metrics import MetricsFile
 
 
 @pytest.fixture

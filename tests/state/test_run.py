@@ -18,9 +18,9 @@ import pytest
 from tests.commands import environment, zerokit
 from tests.state.trained import SMALL
 from zerokit.config.errors import ConfigError
+from zerokit.record.metrics import read_metrics
 from zerokit.state.lock import locked
 from zerokit.state.resume import refusal
-from zerokit.train.metrics import read_metrics
 
 WORDS = (*SMALL, "train.steps=12", "state.every=2", "train.log_every=1", "zero=stage3")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.config.schema import Config
-from zerokit.train.metrics import MetricsFile
-from zerokit.train.summary import first_facts, write_summary
+from zerokit.record.metrics import MetricsFile
+from zerokit.record.summary import first_facts, write_summary
 
 FINE, RAISES, KILLED, SLEEPS, FAILS_ONCE, SHOWS, FILLS = range(7)
 

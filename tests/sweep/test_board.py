@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import rich.console
 
+from zerokit.record.metrics import MetricsFile
 from zerokit.report.cells import load_sweep
 from zerokit.report.rows import columns
 from zerokit.report.rows import rows as markdown_rows
 from zerokit.sweep.board import Board, progress, table, window
 from zerokit.sweep.cell import Cell, State, label_all
 from zerokit.sweep.slots import Slot, divide
-from zerokit.train.metrics import MetricsFile
 
 
 def cell(folder: Path, label: str, state: State, **values) -> Cell:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.commands import environment, zerokit
-from zerokit.train.metrics import read_metrics
+from zerokit.record.metrics import read_metrics
 
 
 def test_an_offline_run_holds_the_metrics_the_config_and_the_summary(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 
 from tests.commands import zerokit
 from zerokit.config.schema import ProfileConfig
+from zerokit.record.trace import load_events
 from zerokit.train.profile import profiling
-from zerokit.train.trace import load_events
 
 SMALL = ("model.dim=32", "model.layers=1", "model.heads=4", "data.seq_len=32", "train.log_every=1")
 

@@ -13,10 +13,10 @@ from tests.ranks import run_ranks
 from zerokit.comm import Communicator
 from zerokit.config.batch import Batch
 from zerokit.config.schema import TrainConfig
+from zerokit.record.metrics import bits_per_byte
 from zerokit.scheduler._base import Rates
 from zerokit.train import trainer as module_under_test
 from zerokit.train.loader import Loader
-from zerokit.train.metrics import bits_per_byte
 from zerokit.train.objective import Objective
 from zerokit.train.trainer import Trainer
 

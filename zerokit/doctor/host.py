@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zerokit.config.host import cores
 from zerokit.doctor.line import Line, bad, note, ok
-from zerokit.train.metrics import format_bytes
+from zerokit.record.metrics import format_bytes
 
 GIB = 1 << 30
 WRITTEN = 256 << 20

@@ -13,7 +13,7 @@ from zerokit.estimate.compare import limit, possible_stages, with_stage
 from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.simulate import Simulator
-from zerokit.train.metrics import format_bytes, format_seconds
+from zerokit.record.metrics import format_bytes, format_seconds
 
 POLICIES = (
     ("none", {}),

@@ -17,7 +17,7 @@ from zerokit.estimate.apart import apart
 from zerokit.launch import finished, launch
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
-from zerokit.train.summary import PREDICTION, read_summary, write_summary
+from zerokit.record.summary import PREDICTION, read_summary, write_summary
 
 if TYPE_CHECKING:
     from zerokit.estimate.choose import Choice

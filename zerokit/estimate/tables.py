@@ -12,7 +12,7 @@ from rich.text import Text
 from zerokit.estimate.compare import Comparison, limit
 from zerokit.estimate.ledger import KINDS
 from zerokit.estimate.prediction import GIB, Prediction
-from zerokit.train.metrics import format_bytes, format_count, format_seconds
+from zerokit.record.metrics import format_bytes, format_count, format_seconds
 
 WIDTH = 80
 LABEL = 20

@@ -12,10 +12,10 @@ from typing import Any
 from zerokit.config.schema import Config
 from zerokit.config.terminal import say
 from zerokit.launch.environment import joined_rank
+from zerokit.record.summary import read_summary
 from zerokit.state.folder import FOLDER
 from zerokit.state.lock import locked
 from zerokit.state.resume import check_config, newest_step
-from zerokit.train.summary import read_summary
 
 WORKER = "zerokit.train.worker:run"
 """Default entry: `run(config: dict, run_dir: str) -> dict`, called in every worker process."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from zerokit.config.parse import quoted
 from zerokit.config.schema import Config
+from zerokit.record.summary import command
 from zerokit.state.folder import FOLDER
 from zerokit.state.resume import newest_step
-from zerokit.train.summary import command
 
 REPLACED = re.compile(r"(\+\+|\+)?(hydra\.run\.dir|state\.resume)=")
 

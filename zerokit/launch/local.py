@@ -34,7 +34,8 @@ from zerokit.launch.errors import TrainingFailed
 from zerokit.launch.relay import RELAYED, Interrupted, Relay
 from zerokit.launch.team import Team
 from zerokit.launch.worker import work
-from zerokit.train.summary import has_ended, mark_ended
+from zerokit.record.summary import has_ended
+from zerokit.report.ended import mark_ended
 
 NOT_INITIALIZED = 3
 """CUDA_ERROR_NOT_INITIALIZED of the driver API."""

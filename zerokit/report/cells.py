@@ -15,8 +15,8 @@ from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.files import read_mapping
 from zerokit.config.identity import VIEWS
 from zerokit.config.parse import is_number
+from zerokit.record.metrics import GIB, Loss, last_loss
 from zerokit.report.run import FILES, Run, load_run
-from zerokit.train.metrics import GIB, Loss, last_loss
 
 MANIFEST = "sweep.json"
 KINDS = ("parameters", "gradients", "optimizer", "other")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from zerokit.record.metrics import format_count
 from zerokit.report.cells import Cell, Sweep
 from zerokit.report.chart import Bar, Line, bar_chart, line_chart
-from zerokit.train.metrics import format_count
 
 
 def scaling(sweep: Sweep) -> str:

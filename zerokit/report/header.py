@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from html import escape
 
+from zerokit.record.advice import advice
+from zerokit.record.metrics import format_count, printable
 from zerokit.report.run import Run
-from zerokit.train.advice import advice
-from zerokit.train.metrics import format_count, printable
 
 MARKS = {
     "finished": "✓",

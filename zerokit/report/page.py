@@ -5,13 +5,13 @@ from __future__ import annotations
 from html import escape
 from importlib.resources import files
 
+from zerokit.record.metrics import printable
 from zerokit.report.cells import Cell, Sweep
 from zerokit.report.header import name
 from zerokit.report.run import Run
 from zerokit.report.sections import SECTIONS
 from zerokit.report.sweep_sections import SECTIONS as SWEEP_SECTIONS
 from zerokit.report.sweep_sections import View
-from zerokit.train.metrics import printable
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 

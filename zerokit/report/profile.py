@@ -7,9 +7,9 @@ from html import escape
 from typing import Any
 
 from zerokit.config.parse import is_number
+from zerokit.record.metrics import printable
 from zerokit.report.chart import format_value
 from zerokit.report.run import Run
-from zerokit.train.metrics import printable
 
 MAX_RANKS = 16
 MAX_NAME = 160

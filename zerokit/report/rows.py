@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from zerokit.record.metrics import format_bytes, format_count, loss_column, printable, shared_unit
 from zerokit.report.cells import Cell, Sweep
 from zerokit.report.compare import frontier, parities, ratio, told
-from zerokit.train.metrics import format_bytes, format_count, loss_column, printable, shared_unit
 
 TEXTS = ("cell", "state")
 """Columns that are no figures."""

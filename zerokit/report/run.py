@@ -12,7 +12,7 @@ import yaml
 from zerokit.config.errors import ConfigError
 from zerokit.config.files import read_mapping
 from zerokit.config.parse import is_number
-from zerokit.train.metrics import counted, read_metrics
+from zerokit.record.metrics import counted, read_metrics
 
 NUMBERS = ("loss", "loss_first", "predicted_gib", "seconds", "tokens", "tokens_per_sec", "tokens_per_sec_per_gpu")
 NUMBERS += ("world_size",)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from zerokit.train.metrics import format_count
+from zerokit.record.metrics import format_count
 
 LOG_RATIO = 30
 SUFFIXES = ("", "k", "M", "G", "T", "P")

@@ -12,12 +12,12 @@ from html import escape
 from typing import Any
 
 from zerokit.config.parse import is_number
+from zerokit.record.metrics import format_bytes, printable
 from zerokit.report.chart import Bar, Line, bar_chart, format_value, line_chart
 from zerokit.report.header import header
 from zerokit.report.profile import profile
 from zerokit.report.run import Run
 from zerokit.report.tables import config_table, data_table, key_figures
-from zerokit.train.metrics import format_bytes, printable
 
 STATES = {"parameters": "parameters", "gradients": "gradients", "optimizer": "optimizer states"}
 KINDS = {**STATES, "other": "the rest"}

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
+from zerokit.record.advice import advice
+from zerokit.record.metrics import format_bytes, format_count, printable, shared_unit
 from zerokit.report.cells import KINDS, LOSSES, Cell, Sweep
 from zerokit.report.chart import DASHES, Bar, Line, bar_chart, key, line_chart
 from zerokit.report.compare import frontier, parities, told
@@ -17,8 +19,6 @@ from zerokit.report.header import MARKS
 from zerokit.report.rows import columns, remarks, rows
 from zerokit.report.scatter import Point, scatter
 from zerokit.report.sections import KINDS as NAMES
-from zerokit.train.advice import advice
-from zerokit.train.metrics import format_bytes, format_count, printable, shared_unit
 
 COLORS = 8
 MAX_LINES = 16

@@ -6,9 +6,9 @@ import math
 from html import escape
 from typing import Any
 
+from zerokit.record.metrics import GIB, format_bytes, format_count, format_seconds, printable
 from zerokit.report.chart import format_value
 from zerokit.report.run import Run
-from zerokit.train.metrics import GIB, format_bytes, format_count, format_seconds, printable
 
 MAX_ROWS = 60
 COLUMNS = {

@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from zerokit.record.console import message, never_fail_on_characters
+from zerokit.record.metrics import format_bytes, format_count, format_seconds, loss_column, printable, shared_unit
+from zerokit.record.panel import near
 from zerokit.sweep.cell import Cell, Figures, State
-from zerokit.train.console import message, never_fail_on_characters
-from zerokit.train.metrics import format_bytes, format_count, format_seconds, loss_column, printable, shared_unit
-from zerokit.train.panel import near
 
 STYLES = {
     State.WAITING: "dim",

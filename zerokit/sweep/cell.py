@@ -15,10 +15,10 @@ from zerokit.config.files import read_mapping
 from zerokit.config.identity import digest
 from zerokit.config.parse import is_number
 from zerokit.config.schema import Config
+from zerokit.record.metrics import GIB, Loss, counted, last_loss, last_metrics
+from zerokit.record.summary import predicted_facts, read_summary
 from zerokit.state.folder import FOLDER as STATES
 from zerokit.state.folder import saved_states
-from zerokit.train.metrics import GIB, Loss, counted, last_loss, last_metrics
-from zerokit.train.summary import predicted_facts, read_summary
 
 if TYPE_CHECKING:
     from zerokit.estimate.choose import Choice

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.launch.parent import end_with
+from zerokit.record.metrics import GIB, format_bytes, shared_unit
 from zerokit.sweep.slots import Slot
-from zerokit.train.metrics import GIB, format_bytes, shared_unit
 
 if TYPE_CHECKING:
     from zerokit.estimate.choose import Choice

@@ -21,6 +21,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.host import visible_cores
 from zerokit.launch import WORKER
 from zerokit.launch.environment import joined_rank
+from zerokit.record.summary import command, predicted_facts, read_summary
 from zerokit.sweep import manifest
 from zerokit.sweep.board import Board
 from zerokit.sweep.cell import Cell, State, label_all, outcome
@@ -28,7 +29,6 @@ from zerokit.sweep.predict import Forecast, Predictor
 from zerokit.sweep.process import CellProcess
 from zerokit.sweep.slots import Slot, divide, gpu_names
 from zerokit.sweep.task import Task, grouped
-from zerokit.train.summary import command, predicted_facts, read_summary
 
 REFRESH_S = 0.5
 GRACE_S = 20.0

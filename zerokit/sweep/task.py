@@ -20,8 +20,8 @@ from zerokit.estimate.start import start
 from zerokit.launch.again import tell_how_to_go_on
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
+from zerokit.record.summary import read_summary
 from zerokit.sweep.cell import Cell, outcome
-from zerokit.train.summary import read_summary
 
 if TYPE_CHECKING:
     from zerokit.estimate.choose import Choice

@@ -10,7 +10,7 @@ import torch
 
 from zerokit.config.checks import allowed_stages
 from zerokit.config.schema import Config
-from zerokit.train.metrics import format_bytes
+from zerokit.record.metrics import format_bytes
 from zerokit.train.trainer import Trainer
 from zerokit.zero.engine import Engine
 from zerokit.zero.placement import STAGES, Stage

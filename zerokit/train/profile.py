@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function, schedule
 
 from zerokit.config.schema import ProfileConfig
-from zerokit.train.trace import STREAM_MARK, analyse, load_events
+from zerokit.record.trace import STREAM_MARK, analyse, load_events
 from zerokit.train.trainer import Trainer
 
 ALLOCATIONS = 1_000_000
@@ -40,7 +40,7 @@ def profiling(options: ProfileConfig, trainer: Trainer, folder: Path) -> Iterato
 class Profiler:
     """Traces `steps` steps of the training after the first `after`, and the allocations made in them.
 
-    rankN.json.gz: the trace, for Perfetto. rankN.figures.json: what `zerokit.train.trace` finds in it, with the rank.
+    rankN.json.gz: the trace, for Perfetto. rankN.figures.json: what `zerokit.record.trace` finds in it, with the rank.
     rankN.memory.pickle: the snapshot of a GPU's memory.
     """
 

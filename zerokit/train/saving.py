@@ -13,6 +13,7 @@ from typing import Any
 
 from zerokit.comm.exchange import SAVE_TIMEOUT_S, Exchange
 from zerokit.config.schema import StateConfig
+from zerokit.record.metrics import format_bytes
 from zerokit.state import folder as folders
 from zerokit.state.disk import Disk, make_durable_folder, make_name_durable
 from zerokit.state.errors import DamagedState, StateError, StateMismatch
@@ -23,7 +24,6 @@ from zerokit.state.read import verify
 from zerokit.state.resume import differences, refusal
 from zerokit.state.save import save_state
 from zerokit.state.snapshot import HostCopy
-from zerokit.train.metrics import format_bytes
 from zerokit.train.trainer import Trainer
 
 log = logging.getLogger(__name__)

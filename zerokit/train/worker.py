@@ -19,15 +19,16 @@ from zerokit.comm.process import meeting_place, place, start
 from zerokit.config import registry
 from zerokit.config.schema import Config, LaunchConfig
 from zerokit.fault import END, Ended, Limits, Monitor, is_consequence
+from zerokit.record import summary as summaries
+from zerokit.record.console import Console
+from zerokit.record.metrics import GIB, MetricsFile, bits_per_byte, format_count
 from zerokit.report import write_report
+from zerokit.report.ended import mark_ended
 from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER, step_path
 from zerokit.state.resume import candidates, identity
 from zerokit.tracker._base import RunInfo
-from zerokit.train import summary as summaries
 from zerokit.train.assemble import assemble, can_record
-from zerokit.train.console import Console
-from zerokit.train.metrics import GIB, MetricsFile, bits_per_byte, format_count
 from zerokit.train.out_of_memory import explained
 from zerokit.train.profile import profiling
 from zerokit.train.saving import Saver
@@ -204,7 +205,7 @@ class _Silence:
     def record(self, status: str, cause: str) -> None:
         """Write down how and why the run ended if the folder is that of rank 0 and not another host's."""
         if summaries.read_summary(self.folder):
-            summaries.mark_ended(self.folder, status, cause)
+            mark_ended(self.folder, status, cause)
 
 
 class _View:
@@ -312,7 +313,7 @@ class _View:
 
     def record(self, status: str, cause: str) -> None:
         """Write down how and why the run ended, from a thread beside the main one, which hangs."""
-        summaries.mark_ended(self.folder, status, cause, self.summary | self._progress())
+        mark_ended(self.folder, status, cause, self.summary | self._progress())
 
 
 def _number(value: float | None) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import shlex
@@ -17,10 +16,7 @@ from typing import Any
 import zerokit
 from zerokit.config.errors import naming
 from zerokit.config.files import read_mapping
-from zerokit.report import write_report
 from zerokit.state.folder import FOLDER, saved_states
-
-log = logging.getLogger(__name__)
 
 FILES = {
     "metrics": "metrics.jsonl",
@@ -62,17 +58,6 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
 def has_ended(run_dir: Path) -> bool:
     """Whether rank 0 has written down that the run ended as it should: by its last step, or for a signal."""
     return read_summary(run_dir).get("status") in ("finished", "interrupted")
-
-
-def mark_ended(run_dir: Path, status: str, error: str, known: dict[str, Any] | None = None) -> None:
-    """Record in a run's files how it ended (`failed` or `interrupted`) and why; rank 0 may have been ended before it
-    could, or knows only that another rank is gone. Where they cannot be written, as on a full disk, a warning says so:
-    that must not take the place of the error itself. known: the rest of the summary, if it is not that in the file."""
-    try:
-        write_summary(run_dir, (known or read_summary(run_dir)) | {"status": status, "error": error})
-        write_report(run_dir)
-    except OSError as problem:
-        log.warning("%s does not say how the run ended: %s", run_dir / "summary.json", problem.strerror)
 
 
 def earlier_attempts(run_dir: Path) -> list[dict[str, Any]]:

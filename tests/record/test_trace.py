@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerokit.train.trace import STREAM_MARK, analyse, length, load_events, own_times, stream_of, subtract, union
+from zerokit.record.trace import STREAM_MARK, analyse, length, load_events, own_times, stream_of, subtract, union
 
 POINTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)).map(lambda p: (p[0], p[0] + p[1])), max_size=8)
 

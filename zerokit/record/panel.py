@@ -14,8 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from zerokit.train.advice import advice
-from zerokit.train.metrics import GIB, counted, format_bytes, format_count, format_seconds, printable
+from zerokit.record.advice import advice
+from zerokit.record.metrics import GIB, counted, format_bytes, format_count, format_seconds, printable
 
 KINDS = {"parameters": "blue", "gradients": "yellow", "optimizer": "magenta", "other": "bright_black"}
 STATES = ("parameters", "gradients", "optimizer")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from zerokit.record.peak import PEAKS, find_peak
 from zerokit.train import trainer as module_under_test
-from zerokit.train.peak import PEAKS, find_peak
 from zerokit.train.trainer import peak_of
 
 

@@ -10,8 +10,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from zerokit.train.advice import advice
-from zerokit.train.console import Console
+from zerokit.record.advice import advice
+from zerokit.record.console import Console
 
 MIB = 1 << 20
 

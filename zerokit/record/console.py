@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from zerokit.train.metrics import GIB, format_bytes, format_count, format_seconds
-from zerokit.train.panel import final_panel, save_svg
+from zerokit.record.metrics import GIB, format_bytes, format_count, format_seconds
+from zerokit.record.panel import final_panel, save_svg
 
 REFRESH_SECONDS = 0.2
 SVG_VARIABLE = "ZEROKIT_SVG"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerokit.train.metrics import (
+from zerokit.record.metrics import (
     MetricsFile,
     bits_per_byte,
     format_bytes,
@@ -59,7 +59,7 @@ def test_a_number_of_another_type_is_written_as_float(tmp_path):
 
 def test_lines_outlive_a_killed_process(tmp_path):
     code = (
-        "import os, sys; from zerokit.train.metrics import MetricsFile\n"
+        "import os, sys; from zerokit.record.metrics import MetricsFile\n"
         "metrics = MetricsFile(sys.argv[1]); metrics.log({'train/loss': 1.5}, 7); os._exit(9)"
     )
     path = tmp_path / "metrics.jsonl"

@@ -1,0 +1,23 @@
+"""How a run ended, in its summary and its report, as those write it who are left of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from zerokit.record.summary import read_summary, write_summary
+from zerokit.report import write_report
+
+log = logging.getLogger(__name__)
+
+
+def mark_ended(run_dir: Path, status: str, error: str, known: dict[str, Any] | None = None) -> None:
+    """Record in a run's files how it ended (`failed` or `interrupted`) and why; rank 0 may have been ended before it
+    could, or knows only that another rank is gone. Where they cannot be written, as on a full disk, a warning says so:
+    that must not take the place of the error itself. known: the rest of the summary, if it is not that in the file."""
+    try:
+        write_summary(run_dir, (known or read_summary(run_dir)) | {"status": status, "error": error})
+        write_report(run_dir)
+    except OSError as problem:
+        log.warning("%s does not say how the run ended: %s", run_dir / "summary.json", problem.strerror)
