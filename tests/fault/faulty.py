@@ -23,7 +23,7 @@ from zerokit.record import summary
 from zerokit.record.metrics import MetricsFile
 from zerokit.state.disk import Disk
 from zerokit.tracker.none import NoTracker
-from zerokit.train import worker
+from zerokit.train import view, worker
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
 
@@ -107,7 +107,7 @@ def _fill_disk() -> None:
     def full(file: MetricsFile, *_: Any) -> None:
         file._file = open("/dev/full", "a")  # noqa: SIM115
 
-    Disk.write = summary.write_summary = worker.write_report = no_room
+    Disk.write = summary.write_summary = view.write_report = no_room
     _before(MetricsFile, "log", full)
     _before(NoTracker, "finish", lambda *_: print("the tracker is told of the end"))
 
@@ -124,7 +124,7 @@ FAULTS = {
 }  # fmt: skip
 
 PLACES = {
-    "assembly": (worker, "assemble"), "results": (worker, "_results"), "leave": (Board, "leave"),
+    "assembly": (worker, "assemble"), "results": (worker, "results"), "leave": (Board, "leave"),
     "save": (Saver, "save_now"), "measure": (Trainer, "_measure"),
 }  # fmt: skip
 

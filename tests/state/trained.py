@@ -11,9 +11,9 @@ from tests.config.arguments import config
 from tests.zero.training import Case, make_engine, train
 from zerokit.comm import Communicator
 from zerokit.train.assemble import assemble
+from zerokit.train.resume import open_state
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
-from zerokit.train.worker import open_state
 from zerokit.zero.engine import Engine
 
 PRECISIONS = {

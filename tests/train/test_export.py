@@ -20,7 +20,7 @@ from zerokit.state.errors import DamagedState, StateError
 from zerokit.state.read import StateReader, verify
 from zerokit.train.assemble import assemble
 from zerokit.train.export import export
-from zerokit.train.worker import open_state
+from zerokit.train.resume import open_state
 
 LLAMA = (
     "model=llama_350m", "model.dim=32", "model.layers=2", "model.heads=4", "model.kv_heads=2", "model.hidden=48",

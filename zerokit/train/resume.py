@@ -1,0 +1,38 @@
+"""Where a run's training goes on, and what saves it from there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from zerokit.config.schema import Config
+from zerokit.state.disk import Disk
+from zerokit.state.folder import FOLDER
+from zerokit.state.resume import candidates, identity
+from zerokit.train.saving import Saver
+from zerokit.train.trainer import Trainer
+
+
+def open_state(
+    trainer: Trainer, cfg: Config, config: dict[str, Any], folder: Path, disk: Disk | None = None
+) -> tuple[Saver, Path | None]:
+    """What saves the run's states, and the state that the trainer now goes on from. A collective.
+
+    Raises:
+        StateError: no state can be written or read. StateMismatch: the one to go on from is of another training.
+    """
+    resolved = {
+        "batch.global": trainer.batch.global_,
+        "data.sha256": trainer.info.sha256,
+        "train.loss_mean": trainer.objective.mean,
+    }
+    facts = {"precision": cfg.precision.name, "config": config}
+    saver = Saver(
+        trainer, folder / FOLDER, cfg.state, identity(config, **resolved), facts, disk, cfg.launch.save_timeout_s
+    )
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    paths = candidates(folder, cfg.state.resume, restarted) if trainer.comm.rank == 0 else []
+    resumed = saver.resume(paths)
+    saver.prepare()
+    return saver, resumed

@@ -1,0 +1,23 @@
+"""The text at the end of a run, as the model that was trained writes it."""
+
+from __future__ import annotations
+
+from zerokit.config.schema import Config
+from zerokit.train.trainer import Trainer, evaluating
+
+PROMPTS = {256: "def "}
+"""Beginning of the sample by size of the vocabulary; other vocabularies start from token 0."""
+
+
+def sample(trainer: Trainer, cfg: Config) -> str | None:
+    """Text continued by the model, prompt included; None where the data has no text. A collective."""
+    info, source = trainer.info, trainer.loader.source
+    if info.task != "tokens" or cfg.train.sample_tokens == 0:
+        return None
+    from zerokit.model._generate import generate
+
+    prompt = list(PROMPTS[info.vocab_size].encode()) if info.vocab_size in PROMPTS else [0]
+    engine, options = trainer.engine, cfg.train
+    with evaluating(engine.module), engine.evaluating():
+        tokens = generate(engine, prompt, options.sample_tokens, 0.7, options.seed, info.seq_len, engine.device)
+    return source.decode(prompt + tokens)
