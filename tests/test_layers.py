@@ -119,6 +119,11 @@ def test_components_are_discovered_without_torch(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+def test_private_modules_of_hydra_are_imported_in_one_file():
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py")]
+    assert [file.name for file in files if "hydra._internal" in file.read_text()] == ["hydra_private.py"]
+
+
 def test_files_are_short():
     long = {name: lines for name, file in MODULES.items() if (lines := len(file.read_text().splitlines())) > 500}
     assert long == {}

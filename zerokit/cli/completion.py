@@ -110,9 +110,9 @@ def _overrides(before: list[str], word: str) -> list[str]:
 
 
 def _flags() -> list[str]:
-    from hydra._internal.utils import get_args_parser
+    from zerokit.config.hydra_private import argument_parser
 
-    return [flag for action in get_args_parser()._actions for flag in action.option_strings if flag.startswith("--")]
+    return [flag for action in argument_parser()._actions for flag in action.option_strings if flag.startswith("--")]
 
 
 def _keys(before: list[str], key: str) -> list[str]:

@@ -95,9 +95,9 @@ def parse(words: list[str]) -> Namespace:
     Raises:
         ConfigError: if there is an unknown flag.
     """
-    from hydra._internal.utils import get_args_parser
+    from zerokit.config.hydra_private import argument_parser
 
-    parser = get_args_parser()
+    parser = argument_parser()
     parser.error = _refuse
     parser.add_argument("--plot-schedule", action="store_true")
     args, unknown = parser.parse_known_intermixed_args(words)

@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from zerokit.config import identity, registry
+from zerokit.config import hydra_private, identity, registry
 from zerokit.config.checks import check
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import defaults, unknown_key
@@ -37,7 +34,7 @@ from zerokit.config.translate import translate
 
 OVERLAYS = ("experiment", "debug")
 FOLDER_GROUPS = (*registry.GROUPS, "zero", "launch", *OVERLAYS)
-HYDRA_TARGETS = ("hydra._internal.", "hydra_plugins.", "optuna.samplers.")
+HYDRA_TARGETS = (hydra_private.TARGETS, "hydra_plugins.", "optuna.samplers.")
 OVERRIDE = re.compile(r"(\+\+|\+|~)?([^=\s]+)=(.*)", re.DOTALL)
 
 
@@ -89,7 +86,7 @@ def jobs(args: Namespace) -> list[Config | ConfigError]:
     """
     with _readable(args), translated():
         setup_globals()
-        loader = ConfigLoaderImpl(_search_path(args))
+        loader = hydra_private.config_loader(args.config_path or CONF, args.config_dir)
         name = args.config_name or "config"
         if not args.multirun:
             single = loader.load_configuration(name, args.overrides, RunMode.RUN, validate_sweep_overrides=False)
@@ -156,13 +153,6 @@ def _checked(composed: DictConfig) -> Config | ConfigError:
         return error
     finally:
         HydraConfig.instance().cfg = None
-
-
-def _search_path(args: Namespace) -> ConfigSearchPath:
-    search_path = create_config_search_path(args.config_path or str(CONF))
-    if args.config_dir is not None:
-        search_path.prepend("command-line", f"file://{args.config_dir}", SearchPathQuery(provider="schema"))
-    return search_path
 
 
 def _store_registered(folders: list[Path]) -> None:
@@ -238,7 +228,7 @@ def _sweep(master: DictConfig, words: list[str]) -> list[list[str]]:
             )
     if not master.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return [fixed + [o.input_line for o in task if not o.is_sweep_override()]]
-    return [fixed + list(job) for batch in BasicSweeper.split_arguments(task, None) for job in batch]
+    return [fixed + job for job in hydra_private.jobs(task)]
 
 
 def _refuse_targets(values: Any, path: str) -> None:

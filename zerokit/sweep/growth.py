@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.launcher import Launcher
 
+from zerokit.config import hydra_private
 from zerokit.config.errors import ConfigError
 from zerokit.sweep.cell import Cell, State, short
 from zerokit.sweep.predict import Forecast
@@ -92,8 +92,7 @@ def search(launcher: Launcher, words: list[str], key: str, **options: Any) -> di
     """
     if not hasattr(launcher, "forecast"):
         raise ConfigError("hydra/sweeper=zerokit_growth needs hydra/launcher=zerokit.")
-    overrides = OverridesParser.create().parse_overrides(words)
-    grid = [list(job) for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+    grid = hydra_private.jobs(OverridesParser.create().parse_overrides(words))
     searches = [Search(**options) for _ in grid]
     for job, one in zip(grid, searches, strict=True):
         one.foresee(lambda value, job=job: launcher.forecast([*job, f"++{key}={value}"]))
