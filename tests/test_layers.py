@@ -11,7 +11,7 @@ import pytest
 from tests.commands import ROOT, python
 
 PACKAGE = ROOT / "zerokit"
-COMPONENTS = {"optimizer", "scheduler", "precision", "checkpointing", "model", "data", "tracker"}
+COMPONENTS = {"optimizer", "scheduler", "precision", "checkpointing", "model", "data", "tracker", "callbacks"}
 BASE = {"config"}
 ALLOWED = {
     "config": set(),
@@ -30,7 +30,7 @@ ALLOWED = {
     "cli": BASE | {"doctor", "tracker", "estimate", "launch", "report", "state", "sweep", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},
-    "__init__": BASE | {"cli", "train"},
+    "__init__": BASE | {"callbacks", "cli", "train"},
 }
 """What each package may import. launch starts the worker of train by name; state.folder, state.lock and state.resume
 import no torch."""
@@ -112,7 +112,7 @@ def test_components_are_discovered_without_torch(tmp_path):
     code = (
         "import sys\n"
         "from zerokit.config import registry\n"
-        "assert all(registry.names(group) for group in registry.GROUPS)\n"
+        "assert all(registry.names(group) for group in (*registry.GROUPS, *registry.LISTS))\n"
         "sys.exit('torch is imported' if 'torch' in sys.modules else 0)\n"
     )
     result = python("-c", code, cwd=tmp_path)

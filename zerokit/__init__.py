@@ -1,7 +1,7 @@
 """zerokit: train PyTorch models with ZeRO stages 0 to 3, composed by Hydra.
 
-`zerokit.register` adds a component, `zerokit.main` runs the command line, and
-`zerokit.initialize` turns a model into a ZeRO engine for a training loop of your own.
+`zerokit.register` adds a component, such as a callback made from `zerokit.Callback`, `zerokit.main` runs the command
+line, and `zerokit.initialize` turns a model into a ZeRO engine for a training loop of your own.
 Importing this package does not import torch.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from zerokit.config.registry import register
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "initialize", "main", "register"]
+__all__ = ["Callback", "__version__", "initialize", "main", "register"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,4 +33,8 @@ def __getattr__(name: str) -> Any:
         from zerokit.train.initialize import initialize
 
         return initialize
+    if name == "Callback":
+        from zerokit.callbacks import Callback
+
+        return Callback
     raise AttributeError(f"module 'zerokit' has no attribute {name!r}")

@@ -4,11 +4,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.config.arguments import config, configs
+from zerokit.callbacks.early_stopping import EarlyStoppingOptions
 from zerokit.config import registry
 from zerokit.config.compose import FOLDER_GROUPS
 from zerokit.config.errors import ConfigError
+from zerokit.config.identity import digest
 from zerokit.config.paths import CONF, choices
-from zerokit.config.schema import TrainConfig
+from zerokit.config.schema import Config, TrainConfig
 
 NEEDED = {
     "data=text": [f"data.files=[{CONF / 'config.yaml'}]"],
@@ -29,6 +31,8 @@ def test_every_folder_is_a_group_and_every_component_has_a_file():
     for group in registry.GROUPS:
         named = {OmegaConf.load(CONF / group / f"{name}.yaml")["name"] for name in choices(group)}
         assert named == set(registry.names(group)) - set(registry.added(group))
+    for group in registry.LISTS:
+        assert set(choices(group)) == set(registry.names(group)) - set(registry.added(group))
 
 
 def test_an_option_needs_no_plus():
@@ -37,6 +41,32 @@ def test_an_option_needs_no_plus():
     assert config("optimizer={lr:0.5}").optimizer.options.lr == 0.5
     assert config("+optimizer=sgd").optimizer.name == "sgd"
     assert config("~train.steps").train.steps == TrainConfig().steps
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([], []),
+        (["callbacks=[]"], []),
+        (["callbacks=early_stopping"], [("early_stopping", 3)]),
+        (["callbacks=[early_stopping]", "callbacks.early_stopping.patience=5"], [("early_stopping", 5)]),
+        (["callbacks.early_stopping.patience=5"], [("early_stopping", 5)]),
+        (["callbacks=[mine,early_stopping]", "callbacks.mine.patience=1"], [("mine", 1), ("early_stopping", 3)]),
+        (["callbacks=[early_stopping,mine]"], [("early_stopping", 3), ("mine", 3)]),
+    ],
+)
+def test_callbacks_are_a_list_in_the_order_given(words, found, monkeypatch):
+    monkeypatch.setitem(registry._components["callbacks"], "mine", registry.Component(EarlyStoppingOptions, "m:build"))
+    composed = config(*words)
+    assert [(choice.name, choice.options.patience) for choice in composed.callbacks] == found
+    assert Config.from_dict(composed.to_dict()) == composed
+
+
+def test_a_run_without_callbacks_is_named_as_before_there_were_any():
+    values = config("train.steps=3").to_dict()
+    assert values["callbacks"] == {}
+    assert digest(values) == digest({key: value for key, value in values.items() if key != "callbacks"})
+    assert digest(values) != digest(config("train.steps=3", "callbacks=early_stopping").to_dict())
 
 
 def test_interpolations_are_resolved():
@@ -76,6 +106,12 @@ def test_an_overlay_can_be_a_sweep():
         ("train.seed=${nope}", "train.seed: an interpolation cannot be resolved"),
         ("train.seed=???", "train.seed has no value yet"),
         ("hydra.run.folder=x", "Unknown key hydra.run.folder"),
+        ("callbacks=[stop_early]", "callbacks=stop_early: there is no such callback. Choices: early_stopping"),
+        ("callbacks=[early_stoping]", "no such callback. Did you mean callbacks=early_stopping?"),
+        ("callbacks=null", "callbacks=null: for none of them write callbacks=[]"),
+        ("callbacks.early_stoping.patience=1", "callbacks: there is no callback 'early_stoping'. Did you mean early"),
+        ("callbacks.early_stopping.patence=1", "Unknown key callbacks.early_stopping.patence. Did you mean callbacks"),
+        ("callbacks.patience=1", "callbacks: there is no callback 'patience'"),
         ("model._target_=os.system", "model._target_ is not allowed"),
         ("+_target_=os.system", "_target_ is not allowed"),
         ("run.tags=[{_target_:os.system}]", "_target_ is not allowed"),
@@ -121,6 +157,17 @@ def test_a_folder_of_the_user_adds_choices(tmp_path):
     )
     composed = config(f"--config-dir={tmp_path}", "experiment=mine")
     assert (composed.optimizer.name, composed.train.steps) == ("sgd", 3)
+
+
+def test_a_callback_in_a_file_of_the_user_says_its_package(tmp_path):
+    file = tmp_path / "callbacks" / "patient.yaml"
+    file.parent.mkdir()
+    words = (f"--config-dir={tmp_path}", "callbacks=[patient]")
+    file.write_text("# @package callbacks.early_stopping\npatience: 100\n")
+    assert config(*words).callbacks[0].options.patience == 100
+    file.write_text("early_stopping: 100\n")
+    with pytest.raises(ConfigError, match="begins with `# @package callbacks.NAME`"):
+        config(*words)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 def _all_options():
-    for group in registry.GROUPS:
+    for group in (*registry.GROUPS, *registry.LISTS):
         for name in registry.names(group):
             yield pytest.param(registry.options_type(group, name), id=f"{group}={name}")
     for section, kind in SECTIONS.items():

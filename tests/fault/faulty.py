@@ -21,9 +21,10 @@ from zerokit.comm.process import place
 from zerokit.fault.board import Board
 from zerokit.record import summary
 from zerokit.record.metrics import MetricsFile
+from zerokit.report import ended
 from zerokit.state.disk import Disk
 from zerokit.tracker.none import NoTracker
-from zerokit.train import view, worker
+from zerokit.train import facts, recorder, worker
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
 
@@ -107,7 +108,7 @@ def _fill_disk() -> None:
     def full(file: MetricsFile, *_: Any) -> None:
         file._file = open("/dev/full", "a")  # noqa: SIM115
 
-    Disk.write = summary.write_summary = view.write_report = no_room
+    Disk.write = summary.write_summary = ended.write_summary = recorder.write_report = no_room
     _before(MetricsFile, "log", full)
     _before(NoTracker, "finish", lambda *_: print("the tracker is told of the end"))
 
@@ -124,7 +125,7 @@ FAULTS = {
 }  # fmt: skip
 
 PLACES = {
-    "assembly": (worker, "assemble"), "results": (worker, "results"), "leave": (Board, "leave"),
+    "assembly": (worker, "assemble"), "results": (facts, "results"), "leave": (Board, "leave"),
     "save": (Saver, "save_now"), "measure": (Trainer, "_measure"),
 }  # fmt: skip
 

@@ -162,7 +162,7 @@ def full_disk(folder: Path, call: str, nth: int, on_error: str, background: bool
             if step == 3 and trainer.comm.rank == trainer.comm.world - 1:  # the first state is there
                 saver.drain()
                 disk.before = failing_at(call, nth).before
-            saver.after_step(step)
+            saver.on_step(step)
         saver.finish(8)
     except StateError as failure:
         error = str(failure)
@@ -321,7 +321,7 @@ def test_older_states_go_only_once_the_newer_one_has_been_read_back(tmp_path):
 def test_a_step_is_saved_once(tmp_path):
     trainer, saver = open_trainer(tmp_path, "state.every=4")
     for step, _ in trainer.fit():
-        saver.after_step(step)
+        saver.on_step(step)
         if step == 4:
             saver.save_now(4, wait=True)
             assert saver.last_step == 4

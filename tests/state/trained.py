@@ -67,7 +67,7 @@ def fit(trainer: Trainer, saver: Saver, until: int | None = None) -> list[dict[s
                     **{k: v for k, v in metrics.items() if k.split("/")[0] in ("train", "eval", "optim", "precision")},
                 }
             )
-        saver.after_step(step)
+        saver.on_step(step)
         if step == until:
             break
     return lines

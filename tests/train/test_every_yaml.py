@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.config.arguments import config, configs
+from zerokit.callbacks import Run
 from zerokit.comm import Communicator
 from zerokit.config import registry
 from zerokit.config.compose import OVERLAYS
@@ -22,6 +23,7 @@ from zerokit.config.paths import CONF
 from zerokit.config.schema import Config
 from zerokit.tracker import RunInfo
 from zerokit.train.assemble import assemble
+from zerokit.train.callbacks import Callbacks, named
 
 FILES = sorted(file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.glob("*/*.yaml"))
 SHORT = ("train.steps=2", "train.log_every=1", "train.eval_samples=4", "data.seq_len=32")
@@ -35,6 +37,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "scheduler/warmup_decay": ("scheduler.warmup_min_lr=1e-3",),
     "scheduler/warmup_cosine": ("scheduler.warmup_min_ratio=0.5",),
     "debug/profile": ("profile.after=1", "profile.steps=1"),
+    "callbacks/early_stopping": ("train.eval_every=1",),
     "optimizer/onebit_adam": ("zero=stage1",),
 }
 """What a YAML cannot be run without, as further words on the command line."""
@@ -69,11 +72,15 @@ def train(cfg: Config, folder: Path) -> None:
     before = trainer.engine.reader.sha256()
     info = RunInfo(folder, cfg.to_dict(), cfg.run.name, cfg.run.group, tags=list(cfg.run.tags))
     tracker = registry.build("tracker", cfg.tracker, run=info)
+    callbacks = Callbacks(named(Run(cfg, folder, 0, 1, {}, trainer)).values())
+    callbacks.on_start()
     lines = []
     for step, metrics in trainer.fit():
+        callbacks.on_step(step, metrics)
         if metrics is not None:
             tracker.log(metrics, step)
             lines.append(metrics)
+    callbacks.on_end({"status": "finished"})
     tracker.finish({"status": "finished"})
     assert trainer.progress.step == 2
     assert all(math.isfinite(line[name]) for line in lines for name in ("train/loss", "train/grad_norm", "eval/loss")
@@ -92,6 +99,7 @@ def test_a_choice_trains_with_all_its_values(file, folder):
     cfg = config(f"{group}={name}", *needs, *SHORT, *sizes, *tracker)
     changed = {word.partition("=")[0] for word in (*SHORT, *sizes, *needs)}
     composed = cfg.to_dict()[group]
+    composed = composed[name] if group in registry.LISTS else composed
     for key, value in values.items():
         assert f"{group}.{key}" in changed or composed[key] == value, f"{group}.{key}"
     train(cfg, folder)
@@ -114,4 +122,4 @@ def test_every_file_lies_in_a_group():
     assert [file.name for file in CONF.glob("*") if not file.is_dir()] == ["config.yaml"]
     assert sorted(CONF.rglob("*.yaml")) == sorted([CONF / "config.yaml", *(CONF / f"{file}.yaml" for file in FILES)])
     groups = {file.split("/")[0] for file in FILES}
-    assert groups == {*registry.GROUPS, "zero", "launch", *OVERLAYS}
+    assert groups == {*registry.GROUPS, *registry.LISTS, "zero", "launch", *OVERLAYS}

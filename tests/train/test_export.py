@@ -36,7 +36,7 @@ def saved(folder: Path, *words: str):
     trainer = assemble(cfg, Communicator(torch.device("cpu")))
     saver, _ = open_state(trainer, cfg, cfg.to_dict(), folder)
     for step, _ in trainer.fit():
-        saver.after_step(step)
+        saver.on_step(step)
     saver.finish(trainer.progress.step)
     return trainer, folder / "state" / f"step-{trainer.progress.step:08d}"
 

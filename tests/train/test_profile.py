@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import zerokit
-from zerokit.config.schema import ProfileConfig
 from zerokit.record.trace import load_events
-from zerokit.train.profile import profiling
 
 SMALL = ("model.dim=32", "model.layers=1", "model.heads=4", "data.seq_len=32", "train.log_every=1")
 
@@ -61,12 +59,6 @@ def test_the_loss_is_that_of_a_run_without_a_trace(run, tmp_path):
     ]
     assert digests[0] == digests[1]
     assert not (tmp_path / "run" / "profile").exists()
-
-
-def test_off_it_touches_nothing(tmp_path):
-    with profiling(ProfileConfig(), None, tmp_path / "profile") as after_step:
-        assert after_step() is None
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_steps_that_the_training_does_not_reach_are_refused(tmp_path):

@@ -123,7 +123,7 @@ def _keys(before: list[str], key: str) -> list[str]:
     if "." not in key:
         return [
             *(f"{group}=" for group in GROUPS),
-            *(f"{name}." for name in dict.fromkeys((*registry.GROUPS, *SECTIONS))),
+            *(f"{name}." for name in dict.fromkeys((*registry.GROUPS, *registry.LISTS, *SECTIONS))),
         ]
     path = key.rpartition(".")[0]
     kind = _kind(before, path)
@@ -164,6 +164,9 @@ def _section(before: list[str], section: str) -> Any:
 
     if section in SECTIONS:
         return SECTIONS[section]
+    if section in registry.LISTS:
+        known = [(name, registry.options_type(section, name)) for name in registry.names(section)]
+        return dataclasses.make_dataclass(section, known)
     if section not in registry.GROUPS:
         return None
     chosen = [word.partition("=")[2] for word in before if word.lstrip("+").startswith(f"{section}=")]

@@ -28,6 +28,7 @@ GROUPS = {
     "model": "what is trained",
     "data": "what it is trained on",
     "tracker": "where metrics are shown, besides metrics.jsonl and report.html",
+    "callbacks": "what is called while it trains; a list: callbacks=[NAME]",
     "launch": "worker processes on this host",
     "experiment": "overlays: a whole experiment under one name",
     "debug": "overlays: quick runs to look for mistakes",
@@ -170,14 +171,15 @@ def _choice(group: str, name: str) -> str:
     if group in OVERLAYS:
         return "\n".join(overlay_page(group, name))
     kind, values = options_of(group, name)
-    return "\n".join([f"{group}={name}", *wrapped(_meaning(group, name)), "", *_options(group, kind, values)])
+    section = f"{group}.{name}" if group in registry.LISTS else group
+    return "\n".join([f"{group}={name}", *wrapped(_meaning(group, name)), "", *_options(section, kind, values)])
 
 
 def options_of(group: str, name: str) -> tuple[type, dict[str, Any]]:
     """Return the dataclass of a choice's options and the values that its YAML file gives."""
     file = CONF / group / f"{name}.yaml"
     values = (_load(file) or {}) if file.exists() else {"name": name}
-    return SECTIONS[group] if group in SECTIONS else registry.options_type(group, values.pop("name")), values
+    return SECTIONS[group] if group in SECTIONS else registry.options_type(group, values.pop("name", name)), values
 
 
 def _section(section: str) -> str:
@@ -198,7 +200,7 @@ def _options(section: str, kind: type, values: dict[str, Any]) -> list[str]:
 
 def all_choices(group: str) -> list[str]:
     """Return the YAML files of a group and the components that were registered outside zerokit."""
-    added = registry.added(group) if group in registry.GROUPS else []
+    added = registry.added(group) if group in (*registry.GROUPS, *registry.LISTS) else []
     return [*choices(group), *(name for name in added if name not in choices(group))]
 
 

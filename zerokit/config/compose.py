@@ -33,7 +33,7 @@ from zerokit.config.schema import Config
 from zerokit.config.translate import translate
 
 OVERLAYS = ("experiment", "debug")
-FOLDER_GROUPS = (*registry.GROUPS, "zero", "launch", *OVERLAYS)
+FOLDER_GROUPS = (*registry.GROUPS, *registry.LISTS, "zero", "launch", *OVERLAYS)
 HYDRA_TARGETS = (hydra_private.TARGETS, "hydra_plugins.", "optuna.samplers.")
 OVERRIDE = re.compile(r"(\+\+|\+|~)?([^=\s]+)=(.*)", re.DOTALL)
 
@@ -157,11 +157,15 @@ def _checked(composed: DictConfig) -> Config | ConfigError:
 
 def _store_registered(folders: list[Path]) -> None:
     """Give each registered component that has no YAML file its defaults as one, so that `group=name` finds it."""
-    for group in registry.GROUPS:
+    store = ConfigStore.instance().store
+    for group in (*registry.GROUPS, *registry.LISTS):
         for name in registry.names(group):
             if not any((folder / group / f"{name}.yaml").exists() for folder in folders):
                 values = defaults(registry.options_type(group, name))
-                ConfigStore.instance().store(name, {"name": name, **values}, group=group)
+                if group in registry.LISTS:
+                    store(name, values, group=group, package=f"{group}.{name}")
+                else:
+                    store(name, {"name": name, **values}, group=group)
 
 
 def _normalise(word: str, folders: list[Path]) -> str:
@@ -174,6 +178,8 @@ def _normalise(word: str, folders: list[Path]) -> str:
     known = [field.name for field in fields(Config)]
     if first == "hydra":
         return word
+    if key in registry.LISTS and value == "null":
+        raise ConfigError(f"{key}=null: for none of them write {key}=[].")
     if key in FOLDER_GROUPS and not value.startswith("{"):
         return f"{key}={value}"
     if first in known and (key == first or key[len(first)] == "."):

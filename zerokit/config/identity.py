@@ -27,7 +27,7 @@ def digest(values: dict[str, Any]) -> str:
     Args:
         values: a whole configuration as `Config.to_dict` gives it.
     """
-    kept = {section: value for section, value in values.items() if section not in VIEWS}
+    kept = {section: value for section, value in values.items() if section not in VIEWS and value}
     return _hash(json.dumps(kept, sort_keys=True, default=str))
 
 

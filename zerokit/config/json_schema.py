@@ -35,7 +35,7 @@ def group_schema(group: str) -> Schema:
     """The schema of the YAML files of a group, which hold one section without its name."""
     if group in OVERLAYS:
         return config_schema()
-    section = section_schema(group)
+    section = _options_of_any(group) if group in registry.LISTS else section_schema(group)
     parts = [part["then"] for part in section.get("allOf", [])]
     for properties in (section["properties"], *(part["properties"] for part in parts)):
         properties["defaults"] = _defaults_list()
@@ -47,6 +47,8 @@ def section_schema(section: str) -> Schema:
     if section in SECTIONS:
         return _object(SECTIONS[section])
     options = {name: _object(registry.options_type(section, name)) for name in registry.names(section)}
+    if section in registry.LISTS:
+        return {"type": "object", "properties": options, "additionalProperties": False}
     union = _union_of_properties(list(options.values()))
     name = {"enum": list(options), "description": f"The component: one of {', '.join(options)}."}
     return {
@@ -61,6 +63,12 @@ def section_schema(section: str) -> Schema:
             for choice, kind in options.items()
         ],
     }
+
+
+def _options_of_any(group: str) -> Schema:
+    """The schema of a file that holds the options of one component and, but for its package, not which."""
+    options = [_object(registry.options_type(group, name)) for name in registry.names(group)]
+    return {"type": "object", "properties": _union_of_properties(options), "additionalProperties": False}
 
 
 def value_schema(kind: Any) -> Schema:
@@ -122,6 +130,9 @@ def _defaults_list() -> Schema:
         names = sorted({*choices(group), *(registry.names(group) if group in registry.GROUPS else [])})
         for key in (group, f"/{group}", f"override {group}", f"override /{group}"):
             groups[key] = {"anyOf": [{"enum": [*names, None]}, {"type": "string"}]}
+    for group in registry.LISTS:
+        for key in (group, f"/{group}", f"override {group}", f"override /{group}"):
+            groups[key] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     choice = {"type": "object", "properties": groups, "maxProperties": 1, "minProperties": 1}
     text = "The files this one is put together from, in this order; _self_ is this file."
     return {"type": "array", "description": text, "items": {"anyOf": [{"type": "string"}, choice]}}

@@ -18,6 +18,9 @@ from typing import Any
 from zerokit.config.errors import ConfigError, suggestion
 
 GROUPS = ("precision", "optimizer", "scheduler", "checkpointing", "model", "data", "tracker")
+"""Groups of which a run has one component."""
+LISTS = ("callbacks",)
+"""Groups of which a run has any number, in an order."""
 ENTRY_POINTS = "zerokit.components"
 
 
@@ -51,7 +54,7 @@ class Component:
         return f"{self.builder.__module__}:{self.builder.__qualname__}"
 
 
-_components: dict[str, dict[str, Component]] = {group: {} for group in GROUPS}
+_components: dict[str, dict[str, Component]] = {group: {} for group in (*GROUPS, *LISTS)}
 _discovered: set[str] = set()
 
 
@@ -59,7 +62,7 @@ def register(group: str, name: str, options: type = NoOptions, builder: str | No
     """Register a component; use it as a decorator of the builder, or give the builder as "module:attribute".
 
     Args:
-        group: one of `GROUPS`.
+        group: one of `GROUPS` or `LISTS`.
         name: the name that configs use.
         options: a dataclass in which every field has a default and an attribute docstring.
         builder: where to find the builder, imported when it is first needed. Without it the call is a decorator.
@@ -68,8 +71,9 @@ def register(group: str, name: str, options: type = NoOptions, builder: str | No
     Raises:
         ValueError: if the group does not exist, `options` is no dataclass, or the name is taken.
     """
-    if group not in GROUPS:
-        raise ValueError(f"There is no group '{group}'.{suggestion(group, GROUPS)} Groups: {', '.join(GROUPS)}.")
+    if group not in _components:
+        groups = ", ".join(_components)
+        raise ValueError(f"There is no group '{group}'.{suggestion(group, _components)} Groups: {groups}.")
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
         raise ValueError(f"The options of {group} '{name}' must be a dataclass, got {options!r}.")
     _check_fields(group, name, options)
@@ -152,9 +156,8 @@ def _component(group: str, name: str) -> Component:
     known = _group(group)
     if name not in known:
         registered = ", ".join(sorted(known))
-        raise ConfigError(
-            f"{group}.name: there is no {group} '{name}'.{suggestion(name, known)} Registered: {registered}."
-        )
+        where, kind = (group, group.removesuffix("s")) if group in LISTS else (f"{group}.name", group)
+        raise ConfigError(f"{where}: there is no {kind} '{name}'.{suggestion(name, known)} Registered: {registered}.")
     return known[name]
 
 

@@ -258,6 +258,7 @@ class Config:
     model: Choice
     data: Choice
     tracker: Choice
+    callbacks: tuple[Choice, ...]
     launch: LaunchConfig
     train: TrainConfig
     batch: BatchConfig
@@ -303,6 +304,8 @@ def _section(section: str, values: Any) -> Any:
         raise ConfigError(f"{section}: expected options such as {section}.KEY=VALUE, got {values!r}.")
     if section in SECTIONS:
         return parse_fields(SECTIONS[section], values or {}, section)
+    if section in registry.LISTS:
+        return tuple(_listed(section, name, options) for name, options in (values or {}).items())
     allowed = ", ".join(registry.names(section))
     if not values or "name" not in values:
         raise ConfigError(f"{section}.name is missing: choose one with {section}=NAME. Registered: {allowed}.")
@@ -313,7 +316,18 @@ def _section(section: str, values: Any) -> Any:
     return Choice(name, parse_fields(registry.options_type(section, name), options, section))
 
 
+def _listed(section: str, name: str, values: Any) -> Choice:
+    if not isinstance(values or {}, dict):
+        raise ConfigError(
+            f"{section}.{name}: expected options such as {section}.{name}.KEY=VALUE, got {values!r}. A YAML file of a "
+            f"{section.removesuffix('s')} begins with `# @package {section}.NAME`."
+        )
+    return Choice(name, parse_fields(registry.options_type(section, name), values or {}, f"{section}.{name}"))
+
+
 def _plain(section: Any) -> dict[str, Any]:
+    if isinstance(section, tuple):
+        return {choice.name: to_plain(choice.options) for choice in section}
     if isinstance(section, Choice):
         return {"name": section.name, **to_plain(section.options)}
     return to_plain(section)

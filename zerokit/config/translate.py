@@ -15,6 +15,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from zerokit.config import registry
 from zerokit.config.errors import ConfigError, suggestion
 
 EXTRAS = {"optuna": "optuna", "submitit_slurm": "slurm", "submitit_local": "slurm"}
@@ -47,13 +48,15 @@ def _missing_config(error: MissingConfigException) -> ConfigError:
     group, _, name = missing.removesuffix(".yaml").rpartition("/")
     if not group:
         return ConfigError(f"There is no config '{name}.yaml' in the folder; see --config-path and --config-name.")
-    options = list(error.options or [])
+    options = registry.names(group) if group in registry.LISTS else list(error.options or [])
     if not options:
         return ConfigError(f"There is no '{group}/{name}.yaml' in the config folders; see --config-dir.")
     hint = suggestion(name, options, f"{group}=")
     if name in EXTRAS:
         hint = f" Install it with: pip install 'zerokit[{EXTRAS[name]}]'."
-    return ConfigError(f"{group}={name}: there is no such {group}.{hint} Choices: {', '.join(options)}.")
+    return ConfigError(
+        f"{group}={name}: there is no such {group.removesuffix('s')}.{hint} Choices: {', '.join(options)}."
+    )
 
 
 def _malformed_yaml(error: yaml.YAMLError) -> ConfigError:

@@ -35,6 +35,12 @@ PREDICTION = "prediction.json"
 """What was predicted, in a run's folder; becomes a part of summary.json."""
 
 
+def files(run_dir: Path) -> dict[str, str]:
+    """Name or folder of each kind of file that the run has left, by its label; the report is about to be written."""
+    found = {label: name for label, name in FILES.items() if (run_dir / name).exists()}
+    return {**found, "report": FILES["report"]}
+
+
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Replace summary.json in one move, so that a reader never sees half of it, nor does one after a power loss."""
     path = run_dir / "summary.json"

@@ -1,12 +1,11 @@
-"""Traces of a few steps, written and read on every rank. Off, it costs one empty call per step."""
+"""Traces of a few steps, written and read on every rank."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function, schedule
 
+from zerokit.callbacks import Callback
 from zerokit.config.schema import ProfileConfig
 from zerokit.record.trace import STREAM_MARK, analyse, load_events
 from zerokit.train.trainer import Trainer
@@ -24,24 +24,11 @@ ALLOCATIONS = 1_000_000
 log = logging.getLogger("zerokit")
 
 
-@contextmanager
-def profiling(options: ProfileConfig, trainer: Trainer, folder: Path) -> Iterator[Callable[[], None]]:
-    """Yields what to call after every step. Files go to `folder`; every rank must call it, and equally often."""
-    if options.steps == 0:
-        yield lambda: None
-        return
-    profiler = Profiler(options, trainer, folder)
-    try:
-        yield profiler.after_step
-    finally:
-        profiler.stop()
-
-
-class Profiler:
+class Profiler(Callback):
     """Traces `steps` steps of the training after the first `after`, and the allocations made in them.
 
     rankN.json.gz: the trace, for Perfetto. rankN.figures.json: what `zerokit.record.trace` finds in it, with the rank.
-    rankN.memory.pickle: the snapshot of a GPU's memory.
+    rankN.memory.pickle: the snapshot of a GPU's memory. All in `folder`. Every rank has one, for the same steps.
     """
 
     def __init__(self, options: ProfileConfig, trainer: Trainer, folder: Path):
@@ -50,12 +37,17 @@ class Profiler:
         self._on_gpu = self._device.type == "cuda"
         self._seen = 0
         self._recording_memory = False
+        self._profile: profile | None = None
+
+    def on_start(self) -> None:
+        """Start the profiler, which is idle until the first step to trace."""
+        options, trainer, folder = self._options, self._trainer, self._folder
         folder.mkdir(parents=True, exist_ok=True)
         _name_phases(trainer)
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to the terminal
         self._scratch = torch.zeros(1, device=self._device)
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_gpu else [])]
-        self._profile: profile | None = profile(
+        self._profile = profile(
             activities=activities,
             schedule=schedule(skip_first=options.after - 1, wait=0, warmup=1, active=options.steps, repeat=1),
             record_shapes=options.shapes,
@@ -63,7 +55,7 @@ class Profiler:
         )
         self._profile.start()
 
-    def after_step(self) -> None:
+    def on_step(self, step: int, metrics: dict[str, float] | None) -> None:
         """A step is done: go on to the next one, or write what was traced."""
         if self._profile is None:
             return
@@ -76,7 +68,7 @@ class Profiler:
             assert self._profile.current_action in (ProfilerAction.RECORD, ProfilerAction.RECORD_AND_SAVE)
             self._begin()
 
-    def stop(self) -> None:
+    def on_end(self, summary: dict[str, Any]) -> None:
         """End the profiler however the training ended; memory recorded until then is kept, for it may say why."""
         if self._profile is not None and self._seen:
             log.warning("profile: the training ended after %d steps, before the trace was complete.", self._seen)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zerokit.callbacks import Callback
 from zerokit.config.schema import Config
 from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER
@@ -15,9 +17,15 @@ from zerokit.train.trainer import Trainer
 
 
 def open_state(
-    trainer: Trainer, cfg: Config, config: dict[str, Any], folder: Path, disk: Disk | None = None
+    trainer: Trainer,
+    cfg: Config,
+    config: dict[str, Any],
+    folder: Path,
+    disk: Disk | None = None,
+    callbacks: Mapping[str, Callback] | None = None,
 ) -> tuple[Saver, Path | None]:
-    """What saves the run's states, and the state that the trainer now goes on from. A collective.
+    """What saves the run's states, and the state that the trainer now goes on from. A collective. callbacks: those
+    whose state goes with it, by name.
 
     Raises:
         StateError: no state can be written or read. StateMismatch: the one to go on from is of another training.
@@ -31,6 +39,7 @@ def open_state(
     saver = Saver(
         trainer, folder / FOLDER, cfg.state, identity(config, **resolved), facts, disk, cfg.launch.save_timeout_s
     )
+    saver.callbacks = callbacks or {}
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     paths = candidates(folder, cfg.state.resume, restarted) if trainer.comm.rank == 0 else []
     resumed = saver.resume(paths)

@@ -7,10 +7,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zerokit.callbacks import Callback
 from zerokit.comm.exchange import SAVE_TIMEOUT_S, Exchange
 from zerokit.config.schema import StateConfig
 from zerokit.record.metrics import format_bytes
@@ -32,10 +33,10 @@ ROOM = 1.02
 """Free space asked for before the first step, in parts of what one state takes."""
 
 
-class Saver:
+class Saver(Callback):
     """Saves the state of a training every so many steps and when told to, and finds the one to go on from.
 
-    Making one is a collective. Every rank calls `after_step` after every step, and `finish` after the last.
+    Making one is a collective. Every rank calls `on_step` after every step, and `on_end` or `finish` after the last.
 
     Args:
         trainer: whose state it is. root: the folder of the run's states. options: every, keep, asynchronous, on_error.
@@ -54,6 +55,11 @@ class Saver:
         """Seconds for which saving has kept the host from training."""
         self.write_s = 0.0
         """Seconds that the last state took to become durable."""
+        self.callbacks: Mapping[str, Callback] = {}
+        """Those whose state is part of the training's, by name."""
+        self.on_saved: Callable[[int, Path], None] = lambda step, path: None
+        """Called in the main thread when a state is durable: a later step than its own, if it was written beside."""
+        self._saved: tuple[int, Path] | None = None
         self._engine = trainer.engine.state
         self._exchange = Exchange(timeout_s)
         self._copy: HostCopy | None = None
@@ -157,12 +163,15 @@ class Saver:
         self._engine.load(path, extra=self._own(), optional=optional, manifest=manifest)
         if "trainer" in manifest.facts:
             self.trainer.load_state(manifest.facts["trainer"])
+        for name, values in manifest.facts.get("callbacks", {}).items():
+            if name in self.callbacks:
+                self.callbacks[name].load_state(values)
         if path.parent == self.root:
             self.last_step = self._begun = self.trainer.progress.step
 
     # -- while training ----------------------------------------------------------------------------------------------
 
-    def after_step(self, step: int) -> None:
+    def on_step(self, step: int, metrics: dict[str, float] | None = None) -> None:
         """Save if it is time to.
 
         Raises:
@@ -171,6 +180,17 @@ class Saver:
         self._look()
         if self.options.every and step % self.options.every == 0:
             self.save_now(step)
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Save the end of a training that has not failed, and add to the summary where one that was interrupted is."""
+        if summary["status"] == "failed":
+            return
+        step, interrupted = self.trainer.progress.step, summary["status"] == "interrupted"
+        if interrupted and step > 0:
+            self.save_now(step, wait=True)
+        self.finish(step)
+        if interrupted and step_path(self.root, step).is_dir():
+            summary["state"] = step_path(self.root, step).name
 
     def finish(self, step: int) -> None:
         """The training is over: save its end if it saves at all, and wait until it is durable."""
@@ -202,6 +222,8 @@ class Saver:
         self._engine.refresh()
         facts = {**self._engine.facts(), **self.facts, "step": step, "training": self.training,
                  "trainer": self.trainer.state()}  # fmt: skip
+        if states := {name: state for name, each in self.callbacks.items() if (state := each.state())}:
+            facts["callbacks"] = states
         if not self.options.asynchronous:
             file = self._file()
             self.trainer.comm.compute.wait(self.trainer.comm.updates.record())
@@ -225,6 +247,7 @@ class Saver:
             save_state(path, file, stream, self._exchange, facts, disk=self.disk)
             self._retain(path, step)
             self.last_step, self.write_s = step, time.perf_counter() - began
+            self._saved = step, path
             log.info("saved %s in %.2f s", path, self.write_s)
         except Exception as error:  # raised in the main thread; if it is of the exchange, another rank is gone
             self._error = error
@@ -258,6 +281,9 @@ class Saver:
         if self._thread is None and self._error is not None:
             error, self._error = self._error, None
             self._failed(error)
+        if self._thread is None and self._saved is not None:
+            saved, self._saved = self._saved, None
+            self.on_saved(*saved)
 
     def _failed(self, error: Exception) -> None:
         if self.options.on_error == "fail" or not isinstance(error, StateError):

@@ -46,20 +46,20 @@ class Progress:
 
 
 class _Stopwatch:
-    """Time of training since the last reading; evaluation and logging are paused out."""
+    """Time and steps of training since the last reading; evaluation and logging are paused out."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self.seconds = self.data = 0.0
-        self._since: float | None = None
+        self.steps = 0
 
     def start(self) -> None:
         self._since = time.perf_counter()
 
     def stop(self) -> None:
         self.seconds += time.perf_counter() - self._since
-
-    def reset(self) -> None:
-        self.seconds = self.data = 0.0
 
 
 @contextmanager
@@ -113,31 +113,32 @@ class Trainer:
         Raises:
             FloatingPointError: too many steps in a row were skipped.
         """
-        batches = self.loader.from_sample(self.progress.samples)
-        watch, timed = _Stopwatch(), self.progress.step
+        batches, watch = self.loader.from_sample(self.progress.samples), _Stopwatch()
         for step in range(self.progress.step, self.options.steps):
             watch.start()
             self._step(step, batches, watch)
             self._count(step + 1)
-            last = step + 1 == self.options.steps
-            due = step == 0 or (step + 1) % self.options.log_every == 0
-            evaluate = last or (self.options.eval_every and (step + 1) % self.options.eval_every == 0)
-            metrics = None
-            if due or evaluate:
-                self.on_phase("measure", step + 1 - timed)
-                metrics = self._measure(watch, step + 1 - timed)
-                timed = step + 1
-                self.engine.check()
+            yield step + 1, self._line(step + 1, watch)
+
+    def _line(self, step: int, watch: _Stopwatch) -> dict[str, float] | None:
+        """The metrics after a step where they are due, and those of an evaluation; stops the watch."""
+        every, evaluate = self.options.eval_every, step == self.options.steps
+        evaluate = evaluate or (every > 0 and step % every == 0)
+        if not (evaluate or step == 1 or step % self.options.log_every == 0):
             watch.stop()
-            if metrics is not None:
-                self.progress.seconds += watch.seconds
-                if step == 0:
-                    self.progress.first_seconds = watch.seconds
-                watch.reset()
-                if evaluate:
-                    self.on_phase("evaluate")
-                    metrics |= self.evaluate()
-            yield step + 1, metrics
+            return None
+        self.on_phase("measure", watch.steps)
+        metrics = self._measure(watch, watch.steps)
+        self.engine.check()
+        watch.stop()
+        self.progress.seconds += watch.seconds
+        if step == 1:
+            self.progress.first_seconds = watch.seconds
+        watch.reset()
+        if evaluate:
+            self.on_phase("evaluate")
+            metrics |= self.evaluate()
+        return metrics
 
     def _count(self, step: int) -> None:
         progress = self.progress
@@ -171,6 +172,7 @@ class Trainer:
         micro_batches = [next(batches) for _ in range(self.batch.accumulation)]
         watch.data += time.perf_counter() - began
         self._losses += self._run(micro_batches)
+        watch.steps += 1
 
     def _whole_step(self, micro_batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
         """Forward and backward of every micro-batch and the update; this rank's sum of `weighted` losses."""

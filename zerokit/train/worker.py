@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zerokit.callbacks import Callback, Run
 from zerokit.comm import Communicator
 from zerokit.comm.process import meeting_place, place, start
-from zerokit.config.schema import Config, LaunchConfig
+from zerokit.config.schema import Config
 from zerokit.fault import END, Ended, Limits, Monitor, is_consequence
 from zerokit.record import summary as summaries
-from zerokit.state.folder import step_path
+from zerokit.report.ended import mark_ended
 from zerokit.train.assemble import assemble
+from zerokit.train.callbacks import Callbacks, named
+from zerokit.train.facts import Results, assembled_facts, device_name, progress_facts
 from zerokit.train.logs import log_to
 from zerokit.train.out_of_memory import explained
-from zerokit.train.profile import profiling
-from zerokit.train.results import results
+from zerokit.train.profile import Profiler
+from zerokit.train.recorder import Recorder
 from zerokit.train.resume import open_state
-from zerokit.train.saving import Saver
-from zerokit.train.trainer import Trainer
-from zerokit.train.verify import verification
-from zerokit.train.view import Silence, View, device_name
+from zerokit.train.terminal import Terminal
+from zerokit.train.tracking import Tracking
+from zerokit.train.verify import Verification
 
 log = logging.getLogger("zerokit")
 
@@ -37,23 +40,28 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
     rank, _, world = place()
     log_to(folder / "logs" / f"rank{rank}.log")
     facts = summaries.first_facts(config, world) | {"attempts": summaries.earlier_attempts(folder)}
-    facts |= summaries.predicted_facts(folder)
-    view = View(cfg, config, folder, facts) if rank == 0 else Silence(folder)
-    trainer = None
-    with _monitor(cfg.launch, folder, view) as monitor:
+    this = Run(cfg, folder, rank, world, facts | summaries.predicted_facts(folder))
+    shown = (Terminal(this), Tracking(this), Recorder(this)) if rank == 0 else ()
+    callbacks = Callbacks(shown)
+    with _monitor(this) as monitor:
         try:
             with start(cfg.launch) as process:
                 comm = Communicator(process.device, cfg.launch.timeout_s)
                 monitor.position = lambda: (comm.begun, comm.last)
                 log.info("rank %d of %d on %s", rank, world, device_name(process.device))
-                trainer = assemble(cfg, comm)
-                return view.end(**_train(trainer, cfg, config, folder, view, monitor))
+                this.trainer = assemble(cfg, comm)
+                this.trainer.on_phase = monitor.phase
+                callbacks = _open(this, shown)
+                _train(this, callbacks, monitor)
+                return this.summary
         except Exception as error:
-            failure = explained(error, cfg, trainer)
+            failure = explained(error, cfg, this.trainer)
             END.error("the training failed", exc_info=True)
             cause = monitor.cause(failure)
+            this.summary |= {"status": "failed", "error": cause}
             if monitor.records():
-                view.end(status="failed", error=cause)
+                _record(this, "failed", cause)
+            callbacks.on_failure(this.summary)
             if is_consequence(error):
                 raise Ended(cause) from error
             if failure is error:
@@ -62,43 +70,55 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
             raise failure.with_traceback(error.__traceback__) from None  # the log has what torch said
 
 
-def _monitor(launch: LaunchConfig, folder: Path, view: View | Silence) -> Monitor:
-    store, (rank, _, world) = meeting_place(launch), place()
+def _monitor(this: Run) -> Monitor:
+    launch = this.config.launch
+    store = meeting_place(launch)
     limits = Limits(launch.step_timeout_s, launch.start_timeout_s, launch.save_timeout_s)
-    return Monitor(None if store is None else store.clone(), rank, world, limits, folder / "logs", view.record)
+    clone, record = None if store is None else store.clone(), partial(_record, this)
+    return Monitor(clone, this.rank, this.world, limits, this.folder / "logs", record)
 
 
-def _train(trainer: Trainer, cfg: Config, config: dict[str, Any], folder: Path, view: View | Silence,
-           monitor: Monitor) -> dict[str, Any]:  # fmt: skip
-    """All steps, or those up to a signal; what came out."""
-    trainer.on_phase = monitor.phase
-    saver, resumed = open_state(trainer, cfg, config, folder)
-    view.begin(trainer, resumed)
-    verify = verification(trainer, cfg.state.verify_every)
-    if monitor.go_on(trainer.progress.step):
-        with profiling(cfg.profile, trainer, folder / "profile") as after_step:
-            for step, metrics in trainer.fit():
-                view.progress(step, metrics)
-                monitor.phase("save")
-                verify(step)
-                saver.after_step(step)
-                after_step()
-                if not monitor.go_on(step):
-                    break
-    return _finish(trainer, cfg, saver, monitor)
+def _record(this: Run, status: str, cause: str) -> None:
+    """Write down how and why a run ended that does not come to its end, also from a thread beside one that hangs."""
+    if this.rank == 0:
+        known = this.summary | progress_facts(this.trainer) | {"files": summaries.files(this.folder)}
+        mark_ended(this.folder, status, cause, known)
+    elif summaries.read_summary(this.folder):  # else it is another host's folder, and not that of rank 0
+        mark_ended(this.folder, status, cause)
 
 
-def _finish(trainer: Trainer, cfg: Config, saver: Saver, monitor: Monitor) -> dict[str, Any]:
-    """Save the end of the training, and tell what came out."""
+def _open(this: Run, shown: tuple[Callback, ...]) -> Callbacks:
+    """Everything that the assembled run is told to, once it is where it goes on from. A collective."""
+    cfg, trainer, own = this.config, this.trainer, named(this)
+    saver, this.resumed = open_state(trainer, cfg, cfg.to_dict(), this.folder, callbacks=own)
     step = trainer.progress.step
+    resumed_from = None if this.resumed is None else {"step": step, "path": str(this.resumed)}
+    this.summary |= assembled_facts(trainer, cfg.model.name) | {"resumed_from": resumed_from}
+    verification = [Verification(trainer, cfg.state.verify_every)] if cfg.state.verify_every else []
+    profiler = [Profiler(cfg.profile, trainer, this.folder / "profile")] if cfg.profile.steps else []
+    callbacks = Callbacks((*shown, *own.values(), Results(this), *verification, saver, *profiler))
+    saver.on_saved = callbacks.on_save
+    return callbacks
+
+
+def _train(this: Run, callbacks: Callbacks, monitor: Monitor) -> None:
+    """All steps, or those up to a signal or to where a callback stops, and the end."""
+    trainer, gib = this.trainer, this.summary["predicted_gib"]
+    predicted = {} if gib is None else {"memory/predicted_gib": gib}
+    callbacks.on_start()
+    if monitor.go_on(trainer.progress.step):
+        for step, metrics in trainer.fit():
+            monitor.phase("save")
+            callbacks.on_step(step, metrics and metrics | predicted)
+            if this.stopped or not monitor.go_on(step):
+                break
     monitor.phase("save")
-    if monitor.signal is not None and step > 0:
-        saver.save_now(step, wait=True)
-    saver.finish(step)
-    monitor.phase("end")
+    this.summary |= progress_facts(trainer) | _ending(monitor, trainer.progress.step)
+    callbacks.on_end(this.summary)
+
+
+def _ending(monitor: Monitor, step: int) -> dict[str, Any]:
     if monitor.signal is None:
-        return {"status": "finished", **results(trainer, cfg)}
+        return {"status": "finished"}
     cause = f"{signal.Signals(monitor.signal).name} after step {step}"
-    state = step_path(saver.root, step)
-    kept = {"state": state.name} if state.is_dir() else {}
-    return {"status": "interrupted", "error": cause, "signal": monitor.signal, **kept}
+    return {"status": "interrupted", "error": cause, "signal": monitor.signal}

@@ -1,4 +1,4 @@
-"""What came out of a training, as summary.json tells it."""
+"""What summary.json tells of a training: when it is assembled, on its way, and of a finished one what came out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import logging
 import time
 from typing import Any
 
+import torch
+
+from zerokit.callbacks import Callback, Run
 from zerokit.config.schema import Config
 from zerokit.record.metrics import GIB, bits_per_byte
 from zerokit.train.assemble import can_record
@@ -13,16 +16,52 @@ from zerokit.train.sample import sample
 from zerokit.train.trainer import Trainer
 
 STATES = ("parameters", "gradients", "optimizer")
+UNITS = {"tokens": "nats", "classification": "nats", "regression": "mse"}
 
 log = logging.getLogger("zerokit")
 
 
-def progress_facts(trainer: Trainer) -> dict[str, Any]:
-    """How far the training has come."""
+def assembled_facts(trainer: Trainer, model: str) -> dict[str, Any]:
+    """What is known before the first step."""
+    info = trainer.info
+    return {
+        "device": device_name(trainer.comm.device),
+        "model": {"name": model, "parameters": sum(p.numel() for u in trainer.engine.units for p in u.parameters)},
+        "data_sha256": info.sha256,
+        "flops_per_token": trainer.flops_per_token,
+        "peak_tflops": trainer.peak_tflops,
+        "counted": info.counted,
+        "loss_unit": UNITS[info.task],
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU as its driver gives it, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def progress_facts(trainer: Trainer | None) -> dict[str, Any]:
+    """How far the training has come; nothing before it is assembled."""
+    if trainer is None:
+        return {}
     progress = trainer.progress
     return {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds,
             "loss": _number(progress.loss), "loss_first": _number(progress.first_loss),
             "bits_per_byte": _bits_per_byte(trainer)}  # fmt: skip
+
+
+class Results(Callback):
+    """Measures what only a finished run knows."""
+
+    def __init__(self, run: Run):
+        self._run = run
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Add it to the summary. A collective, if the run has finished."""
+        if summary["status"] != "failed":
+            self._run.trainer.on_phase("end")
+        if summary["status"] == "finished":
+            summary |= results(self._run.trainer, self._run.config)
 
 
 def results(trainer: Trainer, cfg: Config) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""The run as a tracker shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zerokit.callbacks import Callback, Run
+from zerokit.config import registry
+from zerokit.tracker import RunInfo
+from zerokit.tracker._base import Tracker
+
+
+class Tracking(Callback):
+    """Hands metrics and summary of rank 0 to the tracker that the configuration names."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._tracker: Tracker | None = None
+
+    def on_start(self) -> None:
+        """Open the tracker."""
+        cfg = self._run.config
+        info = RunInfo(self._run.folder, cfg.to_dict(), cfg.run.name, cfg.run.group, "train", self._tags())
+        self._tracker = registry.build("tracker", cfg.tracker, run=info)
+
+    def _tags(self) -> list[str]:
+        cfg = self._run.config
+        facts = (
+            f"stage{cfg.zero.stage}",
+            cfg.precision.name,
+            f"checkpointing={cfg.checkpointing.name}",
+            cfg.model.name,
+        )
+        return list(dict.fromkeys((*cfg.run.tags, *facts)))
+
+    def on_step(self, step: int, metrics: dict[str, float] | None) -> None:
+        """Show metrics."""
+        if metrics is not None:
+            self._tracker.log(metrics, step)
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Close the tracker."""
+        if self._tracker is not None:
+            self._tracker.finish(summary)
