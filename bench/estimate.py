@@ -29,8 +29,9 @@ from bench.results import write
 from bench.systems import NAMES, Setup, parse
 from bench.systems.zerokit import config_of
 from zerokit.config.schema import Config
-from zerokit.estimate.hardware import TABLE, Hardware, find
-from zerokit.estimate.machine import this_gpu
+from zerokit.estimate.devices import this_gpu
+from zerokit.estimate.machine import find
+from zerokit.record.hardware import ENTRIES, Hardware
 
 GIB = 1 << 30
 RECORDINGS_SINCE = "2026-11-26"
@@ -224,7 +225,7 @@ def main(argv: list[str] | None = None) -> Path:
         ran = json.loads(args.results[0].read_text(encoding="utf-8"))["facts"]
         facts |= {key: ran[key] for key in ("gpu", "torch")}
     device = "cuda" if args.results else args.device
-    hardware = args.hardware or (this_gpu() if device == "cuda" else TABLE["cpu"])
+    hardware = args.hardware or (this_gpu() if device == "cuda" else ENTRIES["cpu"])
     predictions = [predict(configured(c.case, c.system, c.nproc, device), c.nproc, hardware) for c in args.cells]
     clock = Clock(args.budget, args.timeout)
     result = {"facts": facts, "nproc": args.nproc, "hardware": hardware.name, "cells": []}

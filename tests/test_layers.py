@@ -27,7 +27,7 @@ ALLOWED = {
     "doctor": BASE | {"comm", "tracker", "record"},
     "launch": BASE | {"comm", "fault", "record", "report", "state.folder", "state.lock", "state.resume"},
     "sweep": BASE | {"estimate", "launch", "record", "report", "state.folder"},
-    "cli": BASE | {"doctor", "tracker", "estimate", "launch", "report", "state", "sweep", "train", "compat"},
+    "cli": BASE | {"doctor", "tracker", "estimate", "launch", "record", "report", "state", "sweep", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
     "__main__": {"cli"},
     "__init__": BASE | {"callbacks", "cli", "train"},

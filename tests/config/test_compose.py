@@ -111,7 +111,7 @@ def test_an_overlay_can_be_a_sweep():
         ("callbacks=null", "callbacks=null: for none of them write callbacks=[]"),
         ("callbacks.early_stoping.patience=1", "callbacks: there is no callback 'early_stoping'. Did you mean early"),
         ("callbacks.early_stopping.patence=1", "Unknown key callbacks.early_stopping.patence. Did you mean callbacks"),
-        ("callbacks.patience=1", "callbacks: there is no callback 'patience'"),
+        ("callbacks.patience=1", "callbacks.patience: expected options such as callbacks.NAME.KEY=VALUE, got 1."),
         ("model._target_=os.system", "model._target_ is not allowed"),
         ("+_target_=os.system", "_target_ is not allowed"),
         ("run.tags=[{_target_:os.system}]", "_target_ is not allowed"),

@@ -12,9 +12,9 @@ from tests.config.arguments import config
 from zerokit.config.batch import Batch
 from zerokit.config.errors import ConfigError
 from zerokit.estimate.choose import batches, choose
-from zerokit.estimate.hardware import GIB, TABLE
 from zerokit.estimate.simulate import Simulator
 from zerokit.estimate.start import start
+from zerokit.record.hardware import ENTRIES, GIB
 from zerokit.sweep.cell import Cell
 
 SMALL = ("model.dim=64", "model.layers=1", "model.heads=4", "data=synthetic", "data.seq_len=64", "zero.min_unit=1000")
@@ -27,7 +27,7 @@ def auto(*words: str, gib: float | None = None):
 
 @pytest.fixture(scope="module")
 def free():
-    return choose(auto(), 2, TABLE["cpu"])
+    return choose(auto(), 2, ENTRIES["cpu"])
 
 
 def test_with_room_it_takes_the_fastest(free):
@@ -37,13 +37,13 @@ def test_with_room_it_takes_the_fastest(free):
     assert (best.cfg.checkpointing.name, best.cfg.zero.auto) == ("none", False)
     for line in free.why(best):
         assert len(line) < 110
-    exact = Simulator(best.cfg, TABLE["cpu"]).predict(best.cfg, 2)
+    exact = Simulator(best.cfg, ENTRIES["cpu"]).predict(best.cfg, 2)
     assert best.prediction.memory == exact.memory
 
 
 def test_a_model_of_many_layers_may_recompute_one_block_in_four_whole():
     words = ("model.layers=8", "batch.micro=8", "checkpointing=every_k", "checkpointing.k=3")
-    fitting = choose(auto(*words), 2, TABLE["cpu"]).fitting
+    fitting = choose(auto(*words), 2, ENTRIES["cpu"]).fitting
     tried = {str(c).split(", ")[1]: c.prediction for c in fitting if c.prediction.stage == 3}
     order = ("none", "selective", "every_k k=4 others=selective", "every_k k=2 others=selective", "full")
     assert set(tried) == {f"checkpointing {each}" for each in (*order, "every_k k=3 others=none")}
@@ -54,7 +54,7 @@ def test_a_model_of_many_layers_may_recompute_one_block_in_four_whole():
 def test_with_less_room_it_takes_what_fits(free):
     sizes = sorted(c.prediction.peak for c in free.fitting if c.prediction.micro == 8)
     gib = sizes[len(sizes) // 2] / GIB
-    chosen = choose(auto("batch.micro=8", gib=gib), 2, TABLE["cpu"])
+    chosen = choose(auto("batch.micro=8", gib=gib), 2, ENTRIES["cpu"])
     assert 0 < len(chosen.fitting) < chosen.looked == 20
     assert chosen.fitting[0].prediction.predicted_gib <= gib
     assert chosen.fitting[0].prediction.seconds >= 0.99 * free.fitting[0].prediction.seconds
@@ -63,7 +63,7 @@ def test_with_less_room_it_takes_what_fits(free):
 
 
 def test_what_is_added_is_close_to_what_is_predicted(free):
-    simulator = Simulator(free.fitting[0].cfg, TABLE["cpu"])
+    simulator = Simulator(free.fitting[0].cfg, ENTRIES["cpu"])
     for candidate in free.fitting[1::11]:
         exact = simulator.predict(candidate.cfg, 2)
         assert candidate.prediction.peak == pytest.approx(exact.peak, rel=0.05)
@@ -74,7 +74,7 @@ def test_nothing_fits():
     with pytest.raises(
         ConfigError, match=r"nothing is predicted to fit. The least is .* MiB \(stage .*, and a rank may take 10.5 KiB"
     ):
-        choose(auto("batch.micro=1", gib=1e-5), 2, TABLE["cpu"])
+        choose(auto("batch.micro=1", gib=1e-5), 2, ENTRIES["cpu"])
 
 
 @pytest.mark.parametrize(

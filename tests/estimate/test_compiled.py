@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zerokit.estimate.hardware import TABLE
 from zerokit.estimate.tracker import BACKEND, Tracker
+from zerokit.record.hardware import ENTRIES
 
 MIB = 1 << 20
 ROWS, WIDTH = 1024, 512  # 1 MiB of bf16
@@ -19,7 +19,7 @@ def meta(*shape: int) -> Tensor:
 
 def run(function, *inputs: Tensor, tracker: Tracker | None = None):
     """Output of the compiled function on meta tensors, and the tracker that saw a second call of it."""
-    tracker = tracker or Tracker(TABLE["h200_nvlink"])
+    tracker = tracker or Tracker(ENTRIES["h200_nvlink"])
     compiled = torch.compile(function, backend=BACKEND)
     with tracker.active():
         for tensor in inputs:
@@ -63,7 +63,7 @@ def test_scatter_takes_the_memory_of_its_input():
 
 
 def test_time_is_that_of_products_and_memory():
-    hardware = TABLE["h200_nvlink"]
+    hardware = ENTRIES["h200_nvlink"]
     size = 8192
     _, _, _, tracker = run(lambda x, w: x @ w, meta(size, size), meta(size, size))
     expected = 2 * size**3 / hardware.flops["bfloat16"]
@@ -95,7 +95,7 @@ def test_equal_blocks_are_compiled_once():
     for block in blocks:
         block.forward = torch.compile(block.forward, backend=counting)
     x = torch.empty(4, 16, device="meta", requires_grad=True)
-    with Tracker(TABLE["h200_nvlink"]).active():
+    with Tracker(ENTRIES["h200_nvlink"]).active():
         for block in blocks:
             x = block(x)
     assert len(compiled) == 1

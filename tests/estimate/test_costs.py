@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zerokit.estimate.costs import product_seconds
-from zerokit.estimate.hardware import TABLE
 from zerokit.estimate.tracker import Tracker
 from zerokit.model._linear_cross_entropy import softmax_gradient
+from zerokit.record.hardware import ENTRIES
 from zerokit.zero.lookup import copy_rows
 from zerokit.zero.row_gradient import add_rows, send_rows
 
 TOKENS, DIM = 16, 64
 ROW = DIM * 4
-HARDWARE = dataclasses.replace(TABLE["h200_nvlink"], overhead=0.0, bandwidth=1.0)
+HARDWARE = dataclasses.replace(ENTRIES["h200_nvlink"], overhead=0.0, bandwidth=1.0)
 """A second per byte."""
 
 
@@ -73,18 +73,18 @@ def test_logits_are_read_once_and_written_if_their_gradient_takes_their_place(ti
 def product(rows: int, inner: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> float:
     """Seconds of a matrix product on an H100, beside what starting it takes."""
     a, b = of(rows, inner, dtype=dtype), of(inner, columns, dtype=dtype)
-    hardware = TABLE["h100_ib400"]
+    hardware = ENTRIES["h100_ib400"]
     return product_seconds(torch.ops.aten.mm.default, (a, b), 2 * rows * inner * columns, a @ b, hardware)
 
 
 @given(*[st.integers(1, 9000)] * 3)
 def test_a_product_is_never_faster_than_the_peak(rows, inner, columns):
-    assert product(rows, inner, columns) >= 2 * rows * inner * columns / TABLE["h100_ib400"].flops["bfloat16"]
+    assert product(rows, inner, columns) >= 2 * rows * inner * columns / ENTRIES["h100_ib400"].flops["bfloat16"]
 
 
 def test_a_product_with_fewer_tiles_than_units_splits_its_inner_dimension():
     weight_gradient = product(1024, 8192, 1024)  # 32 tiles for 132 units
-    assert weight_gradient < 1.4 * 2 * 1024 * 8192 * 1024 / TABLE["h100_ib400"].flops["bfloat16"]
+    assert weight_gradient < 1.4 * 2 * 1024 * 8192 * 1024 / ENTRIES["h100_ib400"].flops["bfloat16"]
 
 
 def test_a_narrow_product_takes_narrow_tiles():
@@ -93,6 +93,6 @@ def test_a_narrow_product_takes_narrow_tiles():
 
 def test_starting_a_tile_hardly_counts_where_the_format_is_slow():
     flops = 2 * 8192 * 64 * 8192
-    peaks = TABLE["h100_ib400"].flops
+    peaks = ENTRIES["h100_ib400"].flops
     assert product(8192, 64, 8192, torch.float32) < 1.2 * flops / peaks["float32"]
     assert product(8192, 64, 8192) > 2 * flops / peaks["bfloat16"]

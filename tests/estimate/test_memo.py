@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zerokit.estimate.hardware import TABLE
 from zerokit.estimate.memo import Memo
 from zerokit.estimate.tracker import Tracker
+from zerokit.record.hardware import ENTRIES
 
 aten = torch.ops.aten
 
@@ -108,7 +108,7 @@ class Counter(TorchDispatchMode):
 
 def test_equal_blocks_are_worked_out_once_and_cost_the_same():
     layers = nn.ModuleList(nn.Linear(16, 16, device="meta") for _ in range(3))
-    tracker, counter = Tracker(TABLE["cpu"]), Counter()
+    tracker, counter = Tracker(ENTRIES["cpu"]), Counter()
     x, seconds, worked_out = meta(4, 16), [], []
     with counter, tracker.active():
         for layer in layers:

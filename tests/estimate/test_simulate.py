@@ -14,8 +14,8 @@ from tests.ranks import run_ranks
 from zerokit.comm import Communicator
 from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
-from zerokit.estimate.hardware import TABLE
 from zerokit.estimate.simulate import Simulator
+from zerokit.record.hardware import ENTRIES
 from zerokit.train.assemble import assemble, build_engine, build_model
 from zerokit.zero.engine import Engine
 
@@ -61,7 +61,7 @@ def test_storage_and_communication_are_those_of_the_engine(precision, world):
     words = ("train.eval_samples=0", "train.log_every=100", "train.steps=5", "batch.accumulation=2")
     cfg = composed(*PRECISIONS[precision], *words)
     ranks = run_ranks(measured, world, cfg)
-    simulator = Simulator(cfg, TABLE["cpu"])
+    simulator = Simulator(cfg, ENTRIES["cpu"])
     for stage in range(4):
         predicted = simulator.predict(of_stage(cfg, stage), world)
         for rank in ranks:
@@ -92,7 +92,7 @@ def test_every_kind_of_traffic_is_predicted(optimizer, kinds):
     cfg = composed(*words)
     first, _ = run_ranks(measured, 2, cfg, (0, 1))
     for stage, (_, calls, traffic) in enumerate(first):
-        predicted = Simulator(cfg, TABLE["cpu"]).predict(of_stage(cfg, stage), 2)
+        predicted = Simulator(cfg, ENTRIES["cpu"]).predict(of_stage(cfg, stage), 2)
         assert (predicted.calls, predicted.traffic) == (calls, traffic)
         assert stage or set(calls) == kinds
         reduced = {"all_reduce", "norm", "optimizer"}
@@ -101,7 +101,7 @@ def test_every_kind_of_traffic_is_predicted(optimizer, kinds):
 
 def test_the_memory_of_muon_does_not_grow_with_the_ranks_that_hold_all():
     cfg = composed("model.dim=256", "train.eval_samples=0", "optimizer=muon")
-    simulator = Simulator(cfg, TABLE["cpu"])
+    simulator = Simulator(cfg, ENTRIES["cpu"])
     few, many = (simulator.predict(of_stage(cfg, 0), world).peak for world in (4, 256))
     assert many < 1.1 * few
 
@@ -110,11 +110,11 @@ def test_the_memory_of_muon_does_not_grow_with_the_ranks_that_hold_all():
 @pytest.mark.parametrize("stage", range(4))
 def test_storage_on_many_ranks(stage, world):
     cfg = of_stage(composed("precision=bf16"), stage)
-    predicted = Simulator(cfg, TABLE["cpu"]).predict(cfg, world)
+    predicted = Simulator(cfg, ENTRIES["cpu"]).predict(cfg, world)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
     try:
         comm = Communicator(torch.device("cpu"))
-        info = Simulator(cfg, TABLE["cpu"])._source.info
+        info = Simulator(cfg, ENTRIES["cpu"])._source.info
         engine = build_engine(build_model(cfg, info), cfg, comm, resolve_batch(cfg.batch, world).accumulation)
         assert predicted.storage == engine.memory()
     finally:
@@ -123,7 +123,7 @@ def test_storage_on_many_ranks(stage, world):
 
 def test_what_lies_in_arenas_is_counted_by_kind():
     cfg = of_stage(composed("precision=bf16", "precision.reduce_dtype=bf16"), 3)
-    predicted = Simulator(cfg, TABLE["cpu"]).predict(cfg, 4)
+    predicted = Simulator(cfg, ENTRIES["cpu"]).predict(cfg, 4)
     memory, storage = predicted.memory, predicted.storage
 
     def rounded(kinds: tuple[str, ...], expected: int, arenas: int) -> bool:
@@ -138,7 +138,7 @@ def test_what_lies_in_arenas_is_counted_by_kind():
 
 def activations(*words: str, micro: int = 2) -> int:
     cfg = composed(*words, f"batch.micro={micro}")
-    return Simulator(cfg, TABLE["cpu"]).predict(cfg, 2).memory["activations"]
+    return Simulator(cfg, ENTRIES["cpu"]).predict(cfg, 2).memory["activations"]
 
 
 def test_policies_keep_less_and_batches_more():
@@ -152,7 +152,7 @@ def test_policies_keep_less_and_batches_more():
 def test_micro_batches_between_the_first_and_the_last_cost_the_same():
     def step(accumulation: int):
         cfg = of_stage(composed(f"batch.accumulation={accumulation}"), 3)
-        return Simulator(cfg, TABLE["cpu"]).predict(cfg, 2)
+        return Simulator(cfg, ENTRIES["cpu"]).predict(cfg, 2)
 
     three, four, nine = step(3), step(4), step(9)
     assert nine.calls["reduce_scatter"] == 3 * three.calls["reduce_scatter"]
@@ -162,7 +162,7 @@ def test_micro_batches_between_the_first_and_the_last_cost_the_same():
 
 def test_a_model_that_needs_values_is_refused_in_one_line():
     cfg = composed()
-    simulator = Simulator(cfg, TABLE["cpu"])
+    simulator = Simulator(cfg, ENTRIES["cpu"])
 
     def fails(*_, **__):
         raise RuntimeError("Tensor.item() cannot be called on meta tensors\nand more")
@@ -179,7 +179,7 @@ def test_a_model_that_needs_values_is_refused_in_one_line():
 def test_the_host_limits_small_steps_that_are_not_recorded():
     def step(*words: str):
         cfg = composed("precision=bf16", "zero=stage3", *words)
-        return Simulator(cfg, TABLE["h100_ib400"]).predict(cfg, 2)
+        return Simulator(cfg, ENTRIES["h100_ib400"]).predict(cfg, 2)
 
     issued, eager, recorded = step(), step("train.compile=false"), step("train.cuda_graph=true")
     assert issued.bound()[0] == eager.bound()[0] == "issuing kernels" != recorded.bound()[0]

@@ -16,7 +16,7 @@ from zerokit.config.errors import ConfigError, writing
 from zerokit.config.schema import Config
 from zerokit.config.terminal import wrapped
 from zerokit.estimate.collection import no_collection
-from zerokit.estimate.hardware import Hardware, find
+from zerokit.record.hardware import Hardware, find_entry
 
 
 def main(words: list[str]) -> int:
@@ -37,7 +37,8 @@ def main(words: list[str]) -> int:
     (cfg,) = compose(args)
     if cfg.estimate.json is not None:
         _check_writable(Path(cfg.estimate.json))
-    known = None if cfg.estimate.hardware in (None, "measure") else find(cfg.estimate.hardware)  # before torch is there
+    name = cfg.estimate.hardware
+    known = None if name in (None, "measure") else find_entry(name)  # before torch is there
     with no_collection():  # a short process, which is done before garbage matters
         _estimate(cfg, known)
     return 0

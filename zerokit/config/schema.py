@@ -319,7 +319,7 @@ def _section(section: str, values: Any) -> Any:
 def _listed(section: str, name: str, values: Any) -> Choice:
     if not isinstance(values or {}, dict):
         raise ConfigError(
-            f"{section}.{name}: expected options such as {section}.{name}.KEY=VALUE, got {values!r}. A YAML file of a "
+            f"{section}.{name}: expected options such as {section}.NAME.KEY=VALUE, got {values!r}. A YAML file of a "
             f"{section.removesuffix('s')} begins with `# @package {section}.NAME`."
         )
     return Choice(name, parse_fields(registry.options_type(section, name), values or {}, f"{section}.{name}"))

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zerokit.doctor.line import Line, bad, note, ok
+from zerokit.record.hardware import find_peak
 from zerokit.record.metrics import format_bytes
-from zerokit.record.peak import find_peak
 
 COPIED = 256 << 20
 REDUCED = 256 << 20

@@ -10,9 +10,9 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice as Component
 from zerokit.config.schema import BatchConfig, Config
 from zerokit.estimate.compare import limit, possible_stages, with_stage
-from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.simulate import Simulator
+from zerokit.record.hardware import Hardware
 from zerokit.record.metrics import format_bytes, format_seconds
 
 POLICIES = (

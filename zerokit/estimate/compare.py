@@ -11,10 +11,10 @@ from zerokit.config.batch import resolve_batch
 from zerokit.config.checks import allowed_stages
 from zerokit.config.registry import Choice
 from zerokit.config.schema import BatchConfig, Config
-from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.machine import default_world, hardware_of
 from zerokit.estimate.prediction import GIB, Prediction
 from zerokit.estimate.simulate import Simulator
+from zerokit.record.hardware import Hardware
 from zerokit.zero.placement import STAGES
 
 CONTEXT = int(1.5 * GIB)

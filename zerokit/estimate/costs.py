@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from zerokit.estimate.hardware import Hardware
+from zerokit.record.hardware import Hardware
 from zerokit.zero.layout import round_up
 
 aten = torch.ops.aten

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from zerokit.estimate.hardware import TABLE, Hardware, Link
-from zerokit.estimate.machine import host_memory, this_gpu
+from zerokit.estimate.devices import this_cpu, this_gpu
+from zerokit.record.hardware import Hardware, Link
 
 FORMATS = ("float32", "bfloat16", "float16")
 SECONDS = 0.15
@@ -32,7 +32,7 @@ def measure() -> Hardware:
 
 
 def _measured(device: torch.device) -> Hardware:
-    base = this_gpu() if device.type == "cuda" else replace(TABLE["cpu"], memory=host_memory())
+    base = this_gpu() if device.type == "cuda" else this_cpu()
     size, words = (8192, 2**28) if device.type == "cuda" else (384, 2**23)
     small = torch.zeros(64, device=device)
     overhead = _seconds(lambda: small.add_(1.0), device)

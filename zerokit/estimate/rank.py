@@ -9,8 +9,8 @@ from zerokit.comm import Communicator
 from zerokit.comm.mesh import make_mesh
 from zerokit.comm.peer import PeerMemory
 from zerokit.estimate.clock import Clock, Lane
-from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.ledger import Ledger
+from zerokit.record.hardware import Hardware
 
 META = torch.device("meta")
 

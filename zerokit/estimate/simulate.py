@@ -14,12 +14,12 @@ from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.estimate.collection import no_collection
-from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.ledger import KINDS
 from zerokit.estimate.memo import Memo
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.rank import DryCommunicator
 from zerokit.estimate.tracker import BACKEND, Tracker
+from zerokit.record.hardware import Hardware
 from zerokit.train.assemble import build_engine, build_objective, can_record, is_compiled, wrap_blocks
 from zerokit.train.objective import Objective
 from zerokit.zero.engine import Engine

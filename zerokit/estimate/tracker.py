@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zerokit.estimate.clock import Clock, Lane
 from zerokit.estimate.compiled import Backend
 from zerokit.estimate.costs import flops_of, moved_by, moved_bytes, product_seconds, tensors_in
-from zerokit.estimate.hardware import Hardware
 from zerokit.estimate.ledger import Ledger
 from zerokit.estimate.memo import Known, Memo
 from zerokit.estimate.region import Region
+from zerokit.record.hardware import Hardware
 
 aten = torch.ops.aten
 ANSWERS = {torch.bool: True, torch.float32: 1.0, torch.float64: 1.0}

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zerokit.record.hardware import find_peak
 from zerokit.record.metrics import GIB, bits_per_byte
-from zerokit.record.peak import find_peak
 from zerokit.train.loader import Batch, Loader
 from zerokit.train.memory import MemoryMeter
 from zerokit.train.objective import Objective, weighted
@@ -73,7 +73,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def peak_of(engine: Engine) -> float | None:
-    """TFLOP/s of the engine's device in its compute format; None where `zerokit.record.peak` has no entry."""
+    """TFLOP/s of the engine's device in its compute format; None where `zerokit.record.hardware` has no entry."""
     if engine.device.type != "cuda":
         return None
     peak = find_peak(torch.cuda.get_device_name(engine.device))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from zerokit.record.peak import PEAKS, find_peak
+from zerokit.record.hardware import DEVICES, find_device, find_peak, most_like
 from zerokit.train import trainer as module_under_test
 from zerokit.train.trainer import peak_of
 
@@ -49,9 +49,37 @@ def test_other_devices_have_no_peak_rather_than_a_wrong_one(name):
 
 
 def test_every_entry_is_plausible_and_has_a_source():
-    for name, peak in PEAKS.items():
+    for name, peak in ((name, device.peak) for name, device in DEVICES.items() if device.peak is not None):
         assert peak.half >= peak.tf32 >= peak.single > 1, name
         assert re.match(r"(NVIDIA|AMD) ", peak.source), name
+
+
+def test_nothing_reaches_more_than_its_datasheet_says():
+    rows = [device for device in DEVICES.values() if device.peak is not None and device.reached is not None]
+    assert len({device.reached.name for device in rows}) == 3
+    for device in rows:
+        for dtype, flops in device.reached.flops.items():
+            assert 0.5 < flops / 1e12 / device.peak.of(dtype) <= 1, (device.reached.name, dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("NVIDIA H200", "h200_nvlink"),
+        ("NVIDIA GH200 480GB", "h200_nvlink"),
+        ("NVIDIA H100 80GB HBM3", "h100_ib400"),
+        ("NVIDIA H200 MIG 1g.18gb", "h200_nvlink"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA GeForce RTX 4090", "h100_ib400"),
+        ("Quadro K42", "h100_ib400"),
+    ],
+)
+def test_estimates_take_the_entry_most_like_a_device(name, entry):
+    assert most_like(name).name == entry
+
+
+def test_a_cpu_has_a_row_too():
+    assert find_device("cpu").reached.name == "cpu" and find_peak("cpu") is None
 
 
 @pytest.mark.parametrize(
