@@ -32,7 +32,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": BASE | {"callbacks", "cli", "train"},
 }
-"""What each package may import. launch starts the worker of train by name; state.folder, state.lock and state.resume
+"""What each package may import. launch starts the worker of estimate by name; state.folder, state.lock and state.resume
 import no torch."""
 
 TORCH_FREE = ("cli", "config", "record", "report")

@@ -1,25 +1,15 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
-import torch
 
 from tests.commands import python
-from tests.config.arguments import config
-from tests.ranks import run_ranks
-from tests.zero.training import Case, make_engine
 from zerokit.train.out_of_memory import (
-    Remedy,
     Shortage,
-    _checkpoints,
-    enough_together,
     explained,
-    memory_at,
     read_shortage,
 )
-from zerokit.zero.placement import STAGES
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -53,7 +43,7 @@ class Wide(nn.Module):
         self.calls += 1
         for block in self.blocks:
             x = block(x)
-        if self.calls == 2:
+        if self.calls == 2 and not x.is_meta:
             raise torch.OutOfMemoryError(self.options.text)
         return x
 
@@ -98,7 +88,7 @@ def test_a_failed_run_says_what_was_held_and_what_to_type(tmp_path):
     table = rows(stderr)
     assert list(table) == [
         "(end the GPU's other processes)", "PYTORCH_ALLOC_CONF=expandable_segments:True", "zero=stage2", "zero=stage3",
-        "batch.micro=3", "checkpointing=selective", "checkpointing=full", "precision=bf16",
+        "batch.micro=3", "precision=bf16",
     ]  # fmt: skip
     assert table["(end the GPU's other processes)"].startswith("* ")
     assert table["zero=stage3"].startswith("  ")
@@ -112,26 +102,6 @@ def test_what_is_in_use_already_is_not_advised(tmp_path):
     words = ("checkpointing=full", "precision=bf16", "batch.accumulation=2", "zero=stage3")
     _, stderr = fail(tmp_path, text, *words)
     assert list(rows(stderr)) == ["batch.micro=1 batch.accumulation=6"]
-
-
-@pytest.mark.parametrize(
-    ("words", "shares"),
-    [
-        (["none"], {"selective": 12 / 34, "full": 1 - 2 / 34 - 1 / 8}),
-        (["selective"], {"full": 1 - 2 / 22 - 1 / 8}),
-        (["every_k"], {"others=selective": 1 - 24 / 36, "full": 1 - 4 / 36 - 1 / 8}),
-        (["every_k", "checkpointing.others=selective"], {"full": 1 - 4 / 24 - 1 / 8}),
-        (["every_k", "checkpointing.k=1"], {}),
-        (["full"], {}),
-    ],
-)
-def test_recomputation_that_saves_more_is_advised(words, shares):
-    """Of 34 bytes selective keeps 22, full 2, and every second block of both the mean."""
-    cfg = config(f"checkpointing={words[0]}", *words[1:])
-    found = list(_checkpoints(cfg, SimpleNamespace(blocks=range(8)), 1000))
-    assert {remedy.words.removeprefix("checkpointing").lstrip("=."): remedy.saves for remedy in found} == pytest.approx(
-        {words: 1000 * share for words, share in shares.items()}
-    )
 
 
 def test_before_there_is_an_engine_the_error_is_short(tmp_path):
@@ -155,33 +125,4 @@ def test_the_text_of_the_allocator_is_read():
     "error", [ValueError("CUDA out of memory"), RuntimeError("shapes differ"), KeyboardInterrupt()]
 )
 def test_other_errors_stay_what_they_are(error):
-    assert explained(error, None, None) is error
-
-
-def test_options_add_up_until_they_are_enough():
-    held = {"activations": 100}
-    remedies = [
-        Remedy("stage", "zero=stage2", 10, True, ""),
-        Remedy("stage", "zero=stage3", 30, True, ""),
-        Remedy("batch", "batch.micro=1", 50, False, ""),
-        Remedy("checkpointing", "checkpointing=selective", 30, False, ""),
-        Remedy("checkpointing", "checkpointing=full", 80, False, ""),
-    ]
-    words = {missing: [r.words for r in enough_together(remedies, held, missing)] for missing in (30, 80, 81, 120, 121)}
-    assert words[30] == ["zero=stage3"]
-    assert words[80] == ["zero=stage3", "batch.micro=1"]
-    # half of the activations are left, and a fifth of that: 30 + 90
-    assert words[81] == words[120] == ["zero=stage3", "batch.micro=1", "checkpointing=full"]
-    assert words[121] == []
-
-
-def bytes_at_stages(case: Case) -> list[tuple[dict, dict]]:
-    engines = [make_engine(case, stage) for stage in STAGES]
-    return [(memory_at(engines[1], STAGES[stage], 1), engines[stage].memory()) for stage in STAGES]
-
-
-@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_bytes_of_other_stages_are_those_an_engine_of_that_stage_holds(compute):
-    case = Case(model="plain", accumulation=2, compute=compute, master="same" if compute.itemsize == 4 else "split")
-    for predicted, held in run_ranks(bytes_at_stages, 2, case)[0]:
-        assert predicted == held
+    assert explained(error, None, None, None) is error

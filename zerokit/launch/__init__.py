@@ -17,7 +17,7 @@ from zerokit.state.folder import FOLDER
 from zerokit.state.lock import locked
 from zerokit.state.resume import check_config, newest_step
 
-WORKER = "zerokit.train.worker:run"
+WORKER = "zerokit.estimate.worker:run"
 """Default entry: `run(config: dict, run_dir: str) -> dict`, called in every worker process."""
 
 

@@ -19,7 +19,7 @@ from zerokit.train.assemble import assemble
 from zerokit.train.callbacks import Callbacks, named
 from zerokit.train.facts import Results, assembled_facts, device_name, progress_facts
 from zerokit.train.logs import log_to
-from zerokit.train.out_of_memory import explained
+from zerokit.train.out_of_memory import Advise, explained
 from zerokit.train.profile import Profiler
 from zerokit.train.recorder import Recorder
 from zerokit.train.resume import open_state
@@ -30,8 +30,10 @@ from zerokit.train.verify import Verification
 log = logging.getLogger("zerokit")
 
 
-def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
+def run(config: dict[str, Any], run_dir: str, advise: Advise | None = None) -> dict[str, Any]:
     """Train as the config says and return the summary. Every rank calls it; rank 0 writes the files.
+
+    advise: what would help where memory runs out.
 
     Raises:
         FloatingPointError, RuntimeError, …: what ended the training; the summary then says `failed`.
@@ -55,7 +57,7 @@ def run(config: dict[str, Any], run_dir: str) -> dict[str, Any]:
                 _train(this, callbacks, monitor)
                 return this.summary
         except Exception as error:
-            failure = explained(error, cfg, this.trainer)
+            failure = explained(error, cfg, this.trainer, advise)
             END.error("the training failed", exc_info=True)
             cause = monitor.cause(failure)
             this.summary |= {"status": "failed", "error": cause}
