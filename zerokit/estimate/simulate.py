@@ -15,7 +15,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.estimate.collection import no_collection
 from zerokit.estimate.ledger import KINDS
-from zerokit.estimate.memo import Memo
+from zerokit.estimate.op_cache import OpCache
 from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.rank import DryCommunicator
 from zerokit.estimate.tracker import BACKEND, Tracker
@@ -71,7 +71,7 @@ class Simulator:
 
     def __init__(self, cfg: Config, hardware: Hardware):
         self.cfg, self.hardware = cfg, hardware
-        self._memo = Memo()
+        self._op_cache = OpCache()
         self._source = registry.build("data", cfg.data, seed=cfg.train.seed)
 
     @property
@@ -95,7 +95,7 @@ class Simulator:
             ) from error
 
     def _predict(self, cfg: Config, world: int, batch: Batch) -> Prediction:
-        tracker = Tracker(self.hardware, self._memo)
+        tracker = Tracker(self.hardware, self._op_cache)
         with no_collection(), tracker.active():
             engine = self._build(cfg, world, batch, tracker)
             step = _Step(engine, build_objective(engine, self._source, cfg), self._source, batch, tracker)

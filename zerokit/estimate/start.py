@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zerokit.config.identity import digest
 from zerokit.config.schema import Config
 from zerokit.config.terminal import say, wrapped
-from zerokit.estimate.apart import apart
+from zerokit.estimate.own_process import in_own_process
 from zerokit.launch import finished, launch
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
@@ -44,14 +44,14 @@ def start(config: Config, run_dir: Path, entry: str | None = None, choice: Choic
         ConfigError: as `launch`, or nothing is predicted to fit. TrainingFailed: as `launch`, of the last attempt.
     """
     if config.zero.auto:
-        return _auto(config, run_dir, entry, choice or _apart(_choose, config))
+        return _auto(config, run_dir, entry, choice or _in_own_process(_choose, config))
     return launch(config, run_dir, entry, _note(_predicted(config) if config.estimate.run else {}))
 
 
 def _predicted(config: Config) -> dict[str, Any]:
     """What is predicted for a run, or why nothing is."""
     try:
-        made = _apart(_predict, config)
+        made = _in_own_process(_predict, config)
     except (
         Exception
     ) as error:  # a run never fails for want of its prediction; what is wrong with the run, it says itself
@@ -60,9 +60,9 @@ def _predicted(config: Config) -> dict[str, Any]:
     return {"predicted_gib": made.predicted_gib, "predicted": made.to_dict()}
 
 
-def _apart(function: Callable[[Config], Any], config: Config) -> Any:
+def _in_own_process(function: Callable[[Config], Any], config: Config) -> Any:
     importlib.import_module("zerokit.estimate.simulate")  # here, not in the forked process and again in every worker
-    return apart(function, config)
+    return in_own_process(function, config)
 
 
 def _predict(config: Config) -> Prediction:

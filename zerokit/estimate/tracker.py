@@ -17,7 +17,7 @@ from zerokit.estimate.clock import Clock, Lane
 from zerokit.estimate.compiled import Backend
 from zerokit.estimate.costs import flops_of, moved_by, moved_bytes, product_seconds, tensors_in
 from zerokit.estimate.ledger import Ledger
-from zerokit.estimate.memo import Known, Memo
+from zerokit.estimate.op_cache import Known, OpCache
 from zerokit.estimate.region import Region
 from zerokit.record.hardware import Hardware
 
@@ -31,7 +31,7 @@ BACKEND = Backend(lambda: _active[-1])
 class Tracker(TorchDispatchMode):
     """Sees every operation on a meta tensor. Values that Python asks for are answered with yes, 1.0 or 0.
 
-    memo: what earlier trackers for the same hardware have found out.
+    op_cache: what earlier trackers for the same hardware have found out.
     """
 
     @classmethod
@@ -39,10 +39,10 @@ class Tracker(TorchDispatchMode):
         """Dynamo compiles under it."""
         return True
 
-    def __init__(self, hardware: Hardware, memo: Memo | None = None):
+    def __init__(self, hardware: Hardware, op_cache: OpCache | None = None):
         super().__init__()
         self.hardware, self.ledger, self.clock = hardware, Ledger(), Clock()
-        self._memo = memo or Memo()
+        self._op_cache = op_cache or OpCache()
         self.host = Lane(self.clock, "host")  # copies of offloaded activations
         self._regions: dict[Region, list[tuple[str, float]]] = {}
 
@@ -68,7 +68,7 @@ class Tracker(TorchDispatchMode):
         host = function is aten.empty.memory_format and kwargs.get("device") in (None, torch.device("cpu"))
         if host:  # copies of activations that offloading makes
             kwargs = kwargs | {"device": torch.device("meta"), "pin_memory": False}
-        output, known = self._memo.call(function, args, kwargs)
+        output, known = self._op_cache.call(function, args, kwargs)
         outputs = (
             [output] if type(output) is Tensor and output.is_meta else [t for t in tensors_in(output) if t.is_meta]
         )

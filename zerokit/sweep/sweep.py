@@ -23,11 +23,11 @@ from zerokit.launch import WORKER
 from zerokit.launch.environment import joined_rank
 from zerokit.record.summary import command, predicted_facts, read_summary
 from zerokit.sweep import manifest
-from zerokit.sweep.board import Board
 from zerokit.sweep.cell import Cell, State, label_all, outcome
 from zerokit.sweep.predict import Forecast, Predictor
 from zerokit.sweep.process import CellProcess
 from zerokit.sweep.slots import Slot, divide, gpu_names
+from zerokit.sweep.table import SweepTable
 from zerokit.sweep.task import Task, grouped
 
 REFRESH_S = 0.5
@@ -44,7 +44,7 @@ class Sweep:
         self.folder = Path(config.hydra.sweep.dir).resolve()
         self.cells: list[Cell] = []
         self._composed: dict[int, DictConfig] = {}
-        self._board: Board | None = None
+        self._table: SweepTable | None = None
         self._lock: int | None = None
         self._predictor: Predictor | None = None
         self.conclusions: list[str] = []
@@ -64,16 +64,16 @@ class Sweep:
         self.cells += batch
         label_all(self.cells, self._config.hydra.overrides.task)
         self._write()
-        with self._board, _terminated_as_interrupt():
-            self._board.show(self.cells)
+        with self._table, _terminated_as_interrupt():
+            self._table.show(self.cells)
             for cell in batch:
                 if cell.state is State.FAILED:
-                    self._board.ended(cell)
+                    self._table.ended(cell)
             slots = self._slots(batch)
             runnable = [cell for cell in batch if self._is_to_run(cell)]
             self._predict(runnable, slots[0])
             runnable = [cell for cell in runnable if not cell.state.over and not self._dry]
-            self._board.show(self.cells)
+            self._table.show(self.cells)
             try:
                 if joined_rank() is not None:
                     self._run_here(runnable)
@@ -91,9 +91,9 @@ class Sweep:
         del self._composed[id(cell)]
         if cell.config is None or cell.config.sweep.force or not (self._dry or cell.config.estimate.run):
             return None
-        with self._board, _terminated_as_interrupt():
+        with self._table, _terminated_as_interrupt():
             label_all([cell], self._config.hydra.overrides.task)
-            self._board.asking(cell)
+            self._table.asking(cell)
             return self._predictor_for(self._slots([cell])[0]).forecast(cell.config)
 
     def finish(self) -> int:
@@ -106,15 +106,15 @@ class Sweep:
         if self._dry:
             self._nowhere.cleanup()
         if self.cells:  # a search may be interrupted before its first
-            self._board.finish(self.cells, None if self._dry else write_report(self.folder), self.conclusions)
+            self._table.finish(self.cells, None if self._dry else write_report(self.folder), self.conclusions)
         return 1 if any(cell.state is State.FAILED for cell in self.cells) else 0
 
     def _open(self) -> None:
-        if self._board is None:
+        if self._table is None:
             if not self._dry:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = manifest.lock(self.folder)
-            self._board = Board(self.folder)
+            self._table = SweepTable(self.folder)
             self._task.sweep = self
 
     def _cell(self, words: list[str], number: int) -> Cell:
@@ -151,9 +151,9 @@ class Sweep:
                 cell.state, cell.reason = State.TOO_LARGE, forecast.too_large
             if forecast.error:
                 errors[forecast.error] = None
-            self._board.show(self.cells)
+            self._table.show(self.cells)
         for error in errors:
-            self._board.note(f"not predicted: {error}")
+            self._table.note(f"not predicted: {error}")
 
     def _predictor_for(self, slot: Slot) -> Predictor:
         if self._predictor is None:
@@ -178,7 +178,7 @@ class Sweep:
                 for process in [process for process in running if process.wait(0)]:
                     free.append(process.slot)
                     self._end(running.pop(process), process.error())
-                self._board.show(self.cells)
+                self._table.show(self.cells)
         except KeyboardInterrupt:
             self._interrupt(running)
             raise
@@ -191,7 +191,7 @@ class Sweep:
 
     def _start(self, cell: Cell, slot: Slot) -> CellProcess:
         cell.state = State.RUNNING
-        self._board.started(cell, cell.is_half_done())
+        self._table.started(cell, cell.is_half_done())
         return CellProcess(lambda: self._work(cell), cell.folder, slot)
 
     def _work(self, cell: Cell) -> JobReturn:
@@ -216,7 +216,7 @@ class Sweep:
         cell.state = State.FINISHED if error is None else State.FAILED
         if error is not None:
             cell.reason = str(summary.get("error") or error)
-        self._board.ended(cell)
+        self._table.ended(cell)
         self._write()
 
     def _interrupt(self, running: dict[CellProcess, Cell]) -> None:
@@ -227,7 +227,7 @@ class Sweep:
             if not process.wait(GRACE_S):
                 process.kill()
             cell.state = State.INTERRUPTED
-        self._board.show(self.cells)
+        self._table.show(self.cells)
 
     def _run_here(self, cells: list[Cell]) -> None:
         """Run each cell in this process, which leads others that torchrun or srun started."""
@@ -235,7 +235,7 @@ class Sweep:
             raise ConfigError("sweep.parallel: under torchrun or srun all processes work on one cell at a time.")
         for cell in cells:
             cell.state = State.RUNNING
-            self._board.started(cell, cell.is_half_done())
+            self._table.started(cell, cell.is_half_done())
             error: str | None = "ended by its launcher"
             try:
                 self._work(cell)

@@ -11,7 +11,7 @@ from torch import nn
 
 from zerokit.comm import Communicator
 from zerokit.comm.process import device_of
-from zerokit.compat.deepspeed import comm, homes
+from zerokit.compat.deepspeed import comm, membership
 from zerokit.compat.deepspeed.engine import DeepSpeedEngine, Setup
 from zerokit.compat.deepspeed.log import logger, tell, warn
 from zerokit.compat.deepspeed.lr_schedules import from_json
@@ -144,7 +144,7 @@ def _make(model: nn.Module, setup: Setup, translation: Translation, optimizer: O
         for group, own in zip(optimizer.param_groups if optimizer is not None else (), made, strict=False):
             group["params"] = own["params"]
         engine.optimizer = DeepSpeedOptimizer(engine, made, division, optimizer)
-    homes.add(inner)
+    membership.add(inner)
     return engine
 
 

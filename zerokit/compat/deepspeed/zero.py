@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zerokit.compat.deepspeed import comm
-from zerokit.compat.deepspeed.homes import home_of
+from zerokit.compat.deepspeed.membership import membership_of
 from zerokit.compat.deepspeed.source import load
 from zerokit.compat.deepspeed.translation import translate
 
@@ -59,9 +59,9 @@ class GatheredParameters:
     def __enter__(self) -> None:
         names: dict[Any, list[str]] = {}
         for parameter in self._params:
-            home = home_of(parameter)
-            if home is not None:
-                names.setdefault(home.engine, []).append(home.name)
+            member = membership_of(parameter)
+            if member is not None:
+                names.setdefault(member.engine, []).append(member.name)
         if not names and self._params and self._source not in (None, 0) and comm.get_world_size() > 1:
             raise ValueError("Before deepspeed.initialize rank 0's values count: use modifier_rank=0.")
         for engine, found in names.items():

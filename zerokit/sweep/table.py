@@ -33,7 +33,7 @@ PLAIN_S = 30.0
 """Seconds between two lines on the progress of a cell where the output is no terminal."""
 
 
-class Board:
+class SweepTable:
     """What a person sees of a sweep.
 
     Args:
@@ -53,7 +53,7 @@ class Board:
         self._began = time.monotonic()
         self._said: dict[int, float] = {}
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> SweepTable:
         if self._console.is_terminal:
             # No refreshing thread: this process forks.
             self._live = Live(console=self._console, auto_refresh=False, transient=True)

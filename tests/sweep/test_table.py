@@ -12,9 +12,9 @@ from zerokit.record.metrics import MetricsFile
 from zerokit.report.cells import load_sweep
 from zerokit.report.rows import columns
 from zerokit.report.rows import rows as markdown_rows
-from zerokit.sweep.board import Board, progress, table, window
 from zerokit.sweep.cell import Cell, State, label_all
 from zerokit.sweep.slots import Slot, divide
+from zerokit.sweep.table import SweepTable, progress, table, window
 
 
 def cell(folder: Path, label: str, state: State, **values) -> Cell:
@@ -83,9 +83,9 @@ def test_the_live_table_is_drawn_on_a_terminal_and_events_elsewhere(tmp_path, mo
         monkeypatch.setenv("COLUMNS", "80")
         out = io.StringIO()
         out.isatty = lambda terminal=terminal: terminal
-        with Board(tmp_path, out) as board:
-            board.show(cells)
-            board.started(cells[0])
+        with SweepTable(tmp_path, out) as shown:
+            shown.show(cells)
+            shown.started(cells[0])
         text = out.getvalue()
         assert ("━" in text) is terminal
         assert ("[1/2] stage0: started\n" in text) is not terminal
@@ -95,11 +95,11 @@ def test_the_live_table_is_drawn_on_a_terminal_and_events_elsewhere(tmp_path, mo
 @pytest.mark.parametrize(("name", "lines"), [("s", 1), ("a-name-that-is-rather-long-for-a-folder-of-a-sweep", 2)])
 def test_the_heading_breaks_before_its_figures(tmp_path, monkeypatch, name, lines):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zerokit.sweep.board.time.monotonic", lambda: 0.0)  # a busy machine takes some
+    monkeypatch.setattr("zerokit.sweep.table.time.monotonic", lambda: 0.0)  # a busy machine takes some
     out = io.StringIO()
     states = (State.FINISHED, State.FAILED, State.TOO_LARGE)
     cells = [Cell([], tmp_path, None, str(place), state) for place, state in enumerate(states)]
-    Board(tmp_path / name, out).finish(cells, None)
+    SweepTable(tmp_path / name, out).finish(cells, None)
     head = out.getvalue().partition("cell ")[0].splitlines()
     assert len(head) == lines and head[0].startswith(f"3 cells in {name}/")
     assert head[-1].endswith("1 finished · 1 failed · 1 too large · 0 ms")
@@ -108,7 +108,7 @@ def test_the_heading_breaks_before_its_figures(tmp_path, monkeypatch, name, line
 def test_what_had_finished_before_is_explained_where_it_occurs(tmp_path):
     for earlier in (True, False):
         out = io.StringIO()
-        Board(tmp_path, out).finish([cell(tmp_path, "stage0", State.FINISHED, earlier=earlier)], None)
+        SweepTable(tmp_path, out).finish([cell(tmp_path, "stage0", State.FINISHED, earlier=earlier)], None)
         assert ("finished *" in out.getvalue()) is ("\n* finished before this command\n" in out.getvalue()) is earlier
 
 
@@ -176,12 +176,12 @@ def test_messages_are_whole_words_on_a_terminal_and_one_line_elsewhere(tmp_path,
         monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
         out = io.StringIO()
         out.isatty = lambda terminal=terminal: terminal
-        Board(tmp_path, out).note(text)
+        SweepTable(tmp_path, out).note(text)
         lines = out.getvalue().splitlines()
         assert (len(lines) > 1) is terminal
         assert " ".join(out.getvalue().split()) == text.strip()
         assert not terminal or max(map(len, lines)) <= 80
-        Board(tmp_path, out).note(f"{'a' * 39} {'b' * 40} {'c' * 90} d")
+        SweepTable(tmp_path, out).note(f"{'a' * 39} {'b' * 40} {'c' * 90} d")
         assert not terminal or out.getvalue().splitlines()[len(lines) :] == [f"{'a' * 39} {'b' * 40}", "c" * 90, "d"]
         monkeypatch.delenv("FORCE_COLOR", raising=False)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     """What `function(*arguments)` returns or raises in a forked process.
 
     The workers are forked later, and a process in which anything has asked CUDA's driver cannot fork workers that use

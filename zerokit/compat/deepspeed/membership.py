@@ -11,25 +11,25 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from zerokit.zero.engine import Engine
 
 
-class Home(NamedTuple):
+class Membership(NamedTuple):
     """An engine, and a parameter's name in it."""
 
     engine: Engine
     name: str
 
 
-_homes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_members: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def add(engine: Engine) -> None:
     """Note the parameters of an engine."""
     for unit in engine.units:
         for name, parameter in zip(unit.names, unit.parameters, strict=True):
-            _homes[parameter] = (weakref.ref(engine), name)
+            _members[parameter] = (weakref.ref(engine), name)
 
 
-def home_of(parameter: nn.Parameter) -> Home | None:
+def membership_of(parameter: nn.Parameter) -> Membership | None:
     """Where a parameter belongs; None before `initialize`."""
-    reference, name = _homes.get(parameter, (lambda: None, ""))
+    reference, name = _members.get(parameter, (lambda: None, ""))
     engine = reference()
-    return None if engine is None else Home(engine, name)
+    return None if engine is None else Membership(engine, name)

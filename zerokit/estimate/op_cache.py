@@ -31,7 +31,7 @@ class Known:
     cost: tuple[float, str] | None = None
 
 
-class Memo:
+class OpCache:
     """The operations of one kind of hardware seen so far."""
 
     def __init__(self) -> None:

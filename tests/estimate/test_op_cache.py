@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zerokit.estimate.memo import Memo
+from zerokit.estimate.op_cache import OpCache
 from zerokit.estimate.tracker import Tracker
 from zerokit.record.hardware import ENTRIES
 
@@ -40,54 +40,54 @@ def described(output) -> list[tuple]:
     ],
 )
 def test_what_is_made_again_is_what_pytorch_returns(function, args, kwargs):
-    memo, expected = Memo(), function(*args, **kwargs)
-    first, _ = memo.call(function, args, kwargs)
-    again, known = memo.call(function, args, kwargs)
+    op_cache, expected = OpCache(), function(*args, **kwargs)
+    first, _ = op_cache.call(function, args, kwargs)
+    again, known = op_cache.call(function, args, kwargs)
     assert known.recipe is not None
     assert described(first) == described(again) == described(expected)
     assert all(a is not b for a, b in zip(list(first), list(again), strict=True)), "new tensors every time"
 
 
 def test_equal_numbers_of_other_types_are_other_operations():
-    memo, x = Memo(), meta(3, dtype=torch.int64)
-    outputs = [memo.call(aten.mul.Tensor, (x, factor), {})[0].dtype for factor in (2, 2.0, 2, True, 1, 1.0)]
+    op_cache, x = OpCache(), meta(3, dtype=torch.int64)
+    outputs = [op_cache.call(aten.mul.Tensor, (x, factor), {})[0].dtype for factor in (2, 2.0, 2, True, 1, 1.0)]
     assert outputs == [torch.int64, torch.float32, torch.int64, torch.int64, torch.int64, torch.float32]
 
 
 def test_changes_in_place_return_their_argument():
-    memo = Memo()
+    op_cache = OpCache()
     for x in (meta(3), meta(3)):
-        output, known = memo.call(aten.add_.Tensor, (x, 1.0), {})
+        output, known = op_cache.call(aten.add_.Tensor, (x, 1.0), {})
         assert output is x and known.recipe is not None
 
 
 def test_what_is_written_into_is_returned_but_shapes_are_set_every_time():
-    memo, x, norm = Memo(), meta(3), aten.linalg_vector_norm.out
+    op_cache, x, norm = OpCache(), meta(3), aten.linalg_vector_norm.out
     for target in (meta(), meta()):
-        output, known = memo.call(norm, (x,), {"out": target})
+        output, known = op_cache.call(norm, (x,), {"out": target})
         assert output is target and known.recipe is not None
     for target in (meta(0), meta(0)):  # PyTorch gives it the shape of the result
-        output, known = memo.call(aten.mul.out, (x, x), {"out": target})
+        output, known = op_cache.call(aten.mul.out, (x, x), {"out": target})
         assert output is target and target.shape == (3,) and known.recipe is None
 
 
 def test_what_shares_memory_with_an_argument_is_always_asked_for():
-    memo, x = Memo(), meta(2, 6)
+    op_cache, x = OpCache(), meta(2, 6)
     for function, args in ((aten.view.default, (x, [12])), (aten._unsafe_view.default, (x, [3, 4]))):
         for _ in range(2):
-            output, _ = memo.call(function, args, {})
+            output, _ = op_cache.call(function, args, {})
             assert output.untyped_storage()._cdata == x.untyped_storage()._cdata
     target = meta(0)
     for source in (meta(5), meta(5)):
-        memo.call(aten.set_.source_Tensor, (target, source), {})
+        op_cache.call(aten.set_.source_Tensor, (target, source), {})
         assert target.untyped_storage()._cdata == source.untyped_storage()._cdata
 
 
 def test_nothing_is_kept_alive():
-    memo, x = Memo(), meta(100)
+    op_cache, x = OpCache(), meta(100)
     storage = x.untyped_storage()
-    memo.call(aten.mul.Tensor, (x, 2), {})
-    memo.call(aten.set_.source_Storage_storage_offset, (meta(0), storage, 0, [100], [1]), {})
+    op_cache.call(aten.mul.Tensor, (x, 2), {})
+    op_cache.call(aten.set_.source_Storage_storage_offset, (meta(0), storage, 0, [100], [1]), {})
     end = weakref.ref(storage)
     del x, storage
     gc.collect()

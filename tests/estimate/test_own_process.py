@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from zerokit.config.errors import ConfigError
-from zerokit.estimate.apart import apart
+from zerokit.estimate.own_process import in_own_process
 
 
 def refuse() -> None:
@@ -14,11 +14,11 @@ def refuse() -> None:
 
 
 def test_it_is_another_process_whose_results_and_errors_come_back():
-    assert apart(os.getpid) != os.getpid()
+    assert in_own_process(os.getpid) != os.getpid()
     with pytest.raises(ConfigError, match="^not so$"):
-        apart(refuse)
+        in_own_process(refuse)
 
 
 def test_a_process_that_dies_is_an_error():
     with pytest.raises(BrokenProcessPool):
-        apart(os._exit, 1)
+        in_own_process(os._exit, 1)
