@@ -66,7 +66,7 @@ def prepare(args: Namespace) -> None:
         return
     args.overrides = [*_hydra_defaults(args), *(_normalise(word, folders) for word in args.overrides)]
     places = [place for place in (args.config_dir, args.config_path, args.config_name) if place]
-    identity.register_resolvers(identity.sweep_name([*places, *args.overrides]))
+    identity.register_resolvers(identity.sweep_name([*places, *args.overrides]), to_config)
 
 
 def compose(args: Namespace) -> list[Config]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -56,13 +56,18 @@ def sweep_name(words: Sequence[str]) -> str:
     return f"{name[:60]}-{_hash(shlex.join(kept))}"
 
 
-def register_resolvers(sweep: str) -> None:
+def register_resolvers(sweep: str, to_config: Callable[[DictConfig], Any] | None = None) -> None:
     """Let YAML files say `${zerokit.sweep:}` for the name of this sweep, `${zerokit.cell:}` for that of the cell,
     `${zerokit.ranks:}` for the numbers of processes that this host can run: `1,2,4`, `${zerokit.threads:}` for the
     threads that each of the most of them gets, and
-    `${zerokit.on_cpu:${launch.device},VALUE}` for a value that only runs on the CPU get."""
+    `${zerokit.on_cpu:${launch.device},VALUE}` for a value that only runs on the CPU get.
+
+    to_config: what makes a checked `Config` of a composed one (`compose.to_config`); without it no cell has a name."""
     OmegaConf.register_new_resolver("zerokit.sweep", lambda: sweep, replace=True)
-    OmegaConf.register_new_resolver("zerokit.cell", _resolve_cell, replace=True)
+    if to_config is not None:
+        OmegaConf.register_new_resolver(
+            "zerokit.cell", lambda *, _root_: cell_name(to_config(_root_).to_dict()), replace=True
+        )
     OmegaConf.register_new_resolver(
         "zerokit.ranks", lambda: ",".join(map(str, host.ranks(host.devices()))), replace=True
     )
@@ -72,12 +77,6 @@ def register_resolvers(sweep: str) -> None:
 
 def _on_cpu(device: str, value: Any) -> Any:
     return value if device == "cpu" or not host.visible_gpus() else None
-
-
-def _resolve_cell(*, _root_: DictConfig) -> str:
-    from zerokit.config.compose import to_config
-
-    return cell_name(to_config(_root_).to_dict())
 
 
 def _is_swept(word: str) -> bool:

@@ -25,7 +25,6 @@ from zerokit.sweep.cell import Cell, outcome
 
 if TYPE_CHECKING:
     from zerokit.estimate.choose import Choice
-    from zerokit.sweep.sweep import Sweep
 
 
 class JobFailed(Exception):
@@ -43,8 +42,8 @@ class Task:
 
     def __init__(self, argv: list[str], many: bool, entry: str | None = None) -> None:
         self.argv, self.many, self.entry = argv, many, entry or zerokit.launch.WORKER
-        self.sweep: Sweep | None = None
-        """The sweep of zerokit's own launcher, once that has started."""
+        self.sweep: Any = None
+        """The `Sweep` of zerokit's own launcher, which knows tasks, once that has started."""
         self.told = False
         """Whether this process has printed why a job failed."""
         self.prepared = False
@@ -160,9 +159,10 @@ def grouped(config: Config, group: str) -> Config:
 
 def _restored(argv: list[str], many: bool, entry: str, sweep: str, components: dict[str, dict[str, Any]]) -> Task:
     """Make a task in another process, with the components that the user's script had registered."""
+    from zerokit.config.compose import to_config
     from zerokit.config.identity import register_resolvers
 
-    register_resolvers(sweep)
+    register_resolvers(sweep, to_config)
     registry.restore(components)
     task = Task(argv, many, entry)
     task.led = False
