@@ -14,7 +14,7 @@ from zerokit.estimate.compare import possible_stages, with_checkpointing, with_s
 from zerokit.estimate.machine import hardware_of
 from zerokit.estimate.simulate import Simulator
 from zerokit.train.out_of_memory import Advice, Remedy
-from zerokit.zero.placement import STAGES, Placement
+from zerokit.zero.placement import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _cost(now: int, other: int) -> str:
     before, after = STAGES[now], STAGES[other]
     if after.parameter is not before.parameter:
         return "weights are gathered for every use"
-    shards = after.gradient is Placement.SHARD and before.gradient is not Placement.SHARD
+    shards = after.gradient.divided and not before.gradient.divided
     return "a reduction per micro-batch" if shards else "hardly anything"
 
 
