@@ -91,6 +91,8 @@ def test_each_phase_has_its_limit(tmp_path, place, words, told):
         (signal.SIGINT, "launcher and its group", 130),
         (signal.SIGHUP, "launcher", 129),
         (signal.SIGTERM, "all", 143),
+        (signal.SIGUSR1, "launcher", 138),
+        (signal.SIGUSR2, "all", 140),
     ],
     ids=str,
 )

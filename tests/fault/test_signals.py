@@ -34,7 +34,7 @@ def _lose_the_store(folder: Path) -> None:
         (folder / status).write_text(cause)
 
     with Monitor(None, 0, 1, Limits(), folder, record) as watching:
-        watching._board._store = _Gone()
+        watching._board._store._store = _Gone()
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)

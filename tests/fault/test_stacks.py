@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zerokit.fault.signals import STUCK
+from zerokit.fault.signals import STACKS, STUCK
 
 WORKER = """
 import ctypes, itertools, sys, threading, time
@@ -64,7 +63,7 @@ def begin(tmp_path) -> Iterator:
 def ask(process: subprocess.Popen, times: int, pause_s: float) -> None:
     """Ask for stacks again and again; the process must live."""
     for _ in range(times):
-        os.kill(process.pid, signal.SIGUSR2)
+        os.kill(process.pid, STACKS)
         time.sleep(pause_s)
         assert process.poll() is None
 
@@ -100,7 +99,7 @@ def test_a_worker_that_holds_the_interpreter_tells_where(begin):
         assert process.poll() is None and time.time() < deadline
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, STUCK])
+@pytest.mark.parametrize("number", [STACKS, STUCK])
 def test_a_request_that_comes_late_does_not_end_the_process(begin, number):
     process, _ = begin("busy")
     process.stdin.close()  # the monitor ends

@@ -35,6 +35,20 @@ def test_slurm_variables_become_those_of_torchrun():
     }
 
 
+def test_ranks_meet_on_a_host_of_the_step_or_where_the_user_says():
+    """The host on which one types srun may be a login host, which runs no task."""
+    typed = STEP | {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}
+    assert slurm_variables(typed)["MASTER_ADDR"] == "gpu03"
+    own = slurm_variables(typed | {"MASTER_ADDR": "gpu04", "MASTER_PORT": "29500"})
+    assert (own["MASTER_ADDR"], own["MASTER_PORT"]) == ("gpu04", "29500")
+
+
+@pytest.mark.parametrize(("text", "node", "tasks"), [("2,1", 1, "1"), ("8(x2),4", 1, "8"), ("8(x2),4", 2, "4")])
+def test_each_host_shares_its_cores_among_its_own_tasks(text, node, tasks):
+    step = STEP | {"SLURM_STEP_TASKS_PER_NODE": text, "SLURM_NODEID": str(node)}
+    assert slurm_variables(step)["LOCAL_WORLD_SIZE"] == tasks
+
+
 def test_a_rank_is_joined_only_beside_others(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", *STEP):
         monkeypatch.delenv(name, raising=False)

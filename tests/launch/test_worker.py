@@ -7,9 +7,12 @@ import time
 
 import pytest
 
-from zerokit.launch.relay import RELAYED, Relay
+from zerokit.fault.signals import asking
+from zerokit.launch.relay import Relay
 from zerokit.launch.worker import work
 
+NUMBERS = asking(["USR1"])
+CONFIG = {"launch": {"save_signals": ["USR1"]}}
 CONTEXT = multiprocessing.get_context("fork")
 
 
@@ -23,7 +26,7 @@ def marked(config: dict, run_dir: str) -> dict:
 def test_a_worker_whose_launcher_is_gone_does_not_begin(tmp_path, alive):
     """The launcher may be killed between the fork and the worker's first call."""
     launcher = os.getpid() if alive else 1
-    arguments = ("tests.launch.test_worker:marked", {}, str(tmp_path), launcher)
+    arguments = ("tests.launch.test_worker:marked", CONFIG, str(tmp_path), launcher)
     process = CONTEXT.Process(target=work, args=arguments)
     process.start()
     process.join(20)
@@ -37,24 +40,24 @@ def lasting(config: dict, run_dir: str) -> dict:
 
 
 def blocked(answer: multiprocessing.Queue) -> None:
-    answer.put(signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= set(RELAYED))
+    answer.put(signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= set(NUMBERS))
 
 
 def test_a_worker_begins_with_signals_blocked_and_its_launcher_does_not_stay_so():
     """Python forgets signals that come to a forked process before its first line."""
     answer = CONTEXT.Queue()
     for relay in (False, True):
-        with Relay() if relay else open(os.devnull):
+        with Relay(NUMBERS) if relay else open(os.devnull):
             process = CONTEXT.Process(target=blocked, args=(answer,))
             process.start()
             assert answer.get(timeout=20) is relay
             process.join()
-            assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(RELAYED)
+            assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(NUMBERS)
 
 
 def test_a_signal_in_a_workers_first_moment_ends_it():
     with Relay():
-        arguments = ("tests.launch.test_worker:lasting", {}, "", os.getpid())
+        arguments = ("tests.launch.test_worker:lasting", CONFIG, "", os.getpid())
         process = CONTEXT.Process(target=work, args=arguments)
         process.start()
         os.kill(process.pid, signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ class Run:
     config: of the run. folder: its output folder, which only rank 0 writes to. rank, world: which process of how many.
     summary: what summary.json will say; a callback of rank 0 may add to it. trainer: a `zerokit.train.trainer.Trainer`
     with `engine`, `progress`, `info` and `comm`; None until it is assembled. resumed: the saved state that
-    the run goes on from.
+    the run goes on from. tracked: the tracker's name and its id of the run, which saved states keep.
     """
 
     config: Config
@@ -26,6 +26,7 @@ class Run:
     summary: dict[str, Any]
     trainer: Any = None
     resumed: Path | None = None
+    tracked: dict[str, Any] = field(default_factory=dict)
 
     def stop(self, why: str) -> None:
         """End the training after this step, as finished; summary.json says why as `stopped`. Every rank must call it at

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from glob import glob
+from pathlib import Path
 
 CPU_RANKS = 8
 
@@ -36,3 +38,16 @@ def visible_gpus() -> int:
     if listed is not None:
         gpus = min(gpus, len([name for name in listed.split(",") if name.strip() not in ("", "-1")]))
     return gpus
+
+
+def process_space() -> str:
+    """Return a name for the processes that this one can see: equal in two processes if one's ids mean the same to both.
+
+    That is the boot of the machine and the namespace of process ids. Containers of one machine share its boot id, and
+    those of two machines may share a host name.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux
+        return socket.gethostname()

@@ -133,6 +133,9 @@ class LaunchConfig:
     min_ranks: int | None = None
     """Fewest processes that a restart may go on with: one that failed twice in a row, or whose GPU is gone, is left out
     and the batch divided anew. null always takes all."""
+    save_signals: list[Literal["USR1", "USR2", "XCPU"]] = field(default_factory=lambda: ["USR1", "USR2"])
+    """Signals that save the state and end the run, as SIGTERM, SIGINT and SIGHUP do in any case; for schedulers that
+    announce a time limit or a pre-emption (`sbatch --signal=USR1@120`, submitit's USR2)."""
 
     def __post_init__(self) -> None:
         given = {"nproc": self.nproc, "threads": self.threads, "min_ranks": self.min_ranks}

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
+
+from zerokit.config.host import process_space
 
 PATIENCE_S = 0.05
 """Seconds between two looks at the store while answers are awaited."""
@@ -19,10 +24,35 @@ CLAIM_S = 2.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank runs."""
+    """Where a rank runs. space: of its process id (`process_space`). host: its name, for people."""
 
-    host: str
+    space: str
     pid: int
+    host: str
+
+
+class Asked:
+    """A store of which other threads know for how long it has owed an answer: no call of a TCPStore has a limit that
+    holds when the network is cut, and no signal ends one."""
+
+    def __init__(self, store: dist.Store):
+        self._store = store
+        self._since: dict[int, float] = {}  # by thread
+
+    def __getattr__(self, call: str) -> Callable[..., Any]:
+        return partial(self._ask, call)
+
+    def _ask(self, call: str, *words: Any) -> Any:
+        me = threading.get_ident()
+        self._since[me] = time.monotonic()
+        try:
+            return getattr(self._store, call)(*words)
+        finally:
+            del self._since[me]
+
+    def oldest(self) -> float | None:
+        """When the oldest question was asked that is not answered yet; None if there is none."""
+        return min(list(self._since.values()), default=None)
 
 
 class Board:
@@ -33,10 +63,11 @@ class Board:
     """
 
     def __init__(self, store: dist.Store, rank: int, world: int):
-        self._store, self.rank, self.world = dist.PrefixStore("board", store), rank, world
+        self._store, self.rank, self.world = Asked(dist.PrefixStore("board", store)), rank, world
+        self.oldest_question = self._store.oldest
         self._seen = 0
         self._places: dict[int, Place] = {}
-        self._store.set(f"place/{rank}", json.dumps([socket.gethostname(), os.getpid()]))
+        self._store.set(f"place/{rank}", json.dumps([process_space(), os.getpid(), socket.gethostname()]))
 
     def changed(self) -> bool:
         """Whether a message has come since the last call; one short question to the store."""
@@ -103,20 +134,20 @@ class Board:
 
     def neighbour(self) -> int | None:
         """The next rank on this host, around; every rank has one that looks at it. None if this rank is alone."""
-        here = self.place(self.rank).host
+        here = self.place(self.rank).space
         for step in range(1, self.world):
             rank = (self.rank + step) % self.world
             place = self.place(rank)
             if place is None:
                 return None  # it has not started yet
-            if place.host == here:
+            if place.space == here:
                 return rank
         return None
 
     def state(self, rank: int) -> str | None:
         """What Linux says of a rank's process if it runs on this host: `R`, `S`, `T` (stopped), …, or `gone`."""
         place = self.place(rank)
-        if place is None or place.host != self.place(self.rank).host or not os.path.isdir("/proc/self"):
+        if place is None or place.space != self.place(self.rank).space or not os.path.isdir("/proc/self"):
             return None
         return process_state(place.pid)
 

@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,9 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
 from zerokit.config.errors import ConfigError
+from zerokit.fault.agent import end_agent_that_hangs
 from zerokit.fault.board import Board
-from zerokit.fault.signals import STACKS, STUCK, Signals, Wish, leave_word
+from zerokit.fault.signals import STACKS, STUCK, Signals, Wish, asking, leave_word
 from zerokit.fault.stacks import StackFile
 
 POLL_S, BUSY_POLL_S = 0.5, 0.05
@@ -45,6 +46,8 @@ LEAVE_S = 2.0
 """Seconds that a main thread has to leave on its own when another rank has failed."""
 SUSPENDED_S = 5.0
 """A look at the board that comes later than this was held up by a suspended process or host."""
+LAST_WORDS_S = 10.0
+"""Seconds that a rank without a network has to write down why it ends; its folder may lie behind the same cable."""
 CONSEQUENCES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 log = logging.getLogger("zerokit")
@@ -78,14 +81,15 @@ class Monitor:
     """Watches over one rank; use it as a context around everything that the rank does.
 
     store: through which the ranks meet, shared with nobody (None for a single process). record: called with the cause,
-    and a status by one rank alone, when the run ends without the main thread. folder: of the logs.
+    and a status by one rank alone, when the run ends without the main thread. folder: of the logs. save_signals: names
+    of signals that save and end the run, beside SIGTERM, SIGINT and SIGHUP.
     """
 
     def __init__(self, store: dist.Store | None, rank: int, world: int, limits: Limits, folder: Path,
-                 record: Callable[[str, str], None]):  # fmt: skip
+                 record: Callable[[str, str], None], save_signals: Sequence[str] = ()):  # fmt: skip
         self.rank, self.world, self._limits, self._record = rank, world, limits, record
         self._board = Board(dist.HashStore() if store is None else store, rank, world)
-        self._signals = Signals()
+        self._signals = Signals(asking(save_signals))
         self._stacks = StackFile(folder, rank)
         self.position: Callable[[], tuple[int, str]] = lambda: (0, "none")
         """How many collectives this rank has begun, and the last one in words; set when there is a communicator."""
@@ -101,9 +105,12 @@ class Monitor:
         self._wish, self._terminations = Wish(), 0
         self._deadline: float | None = None  # for the answers that are awaited
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
+        self._over = threading.Event()
+        self._second = threading.Thread(target=self._watch_store, name="monitor of the store", daemon=True)
 
     def __enter__(self) -> Monitor:
         self._thread.start()
+        self._second.start()
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -114,6 +121,8 @@ class Monitor:
         self._closed = True
         self._signals.wake()
         self._thread.join()
+        self._over.set()
+        self._second.join()
         self._stacks.close()
         self._signals.close()  # after it: a late request for stacks is to be ignored
 
@@ -291,11 +300,15 @@ class Monitor:
         """Let a silent process of this host answer after all if it is stopped; what it was doing, in words."""
         state = self._board.state(rank)
         if state in (None, "gone"):
-            return "it runs on another host" if state is None else "its process is gone"
+            return self._elsewhere(rank) if state is None else "its process is gone"
         pid = self._board.place(rank).pid
         self._signal(rank, signal.SIGCONT)
         names = {"T": "stopped", "D": "waiting for a device or a disk", "R": "computing", "S": "sleeping"}
         return f"its process {pid} was {names.get(state, state)}"
+
+    def _elsewhere(self, rank: int) -> str:
+        place = self._board.place(rank)
+        return f"it runs on {place.host}" if place else "it has not said where it runs"
 
     def _signal(self, rank: int, number: int) -> None:
         """Signal a process of this host."""
@@ -321,6 +334,29 @@ class Monitor:
         apart = {"start": "start-up", "end": "the end of the run", "step": f"step {self._entered}"}
         return apart.get(self._phase, f"step {self._entered} ({self._phase})")
 
+    # -- a store that does not answer ---------------------------------------------------------------------------------
+
+    def _watch_store(self) -> None:
+        """See [Note: a cut cable]. Only time in which this process was awake counts."""
+        question, owed = None, 0.0
+        while not self._over.wait(POLL_S):
+            before, question = question, self._board.oldest_question()
+            owed = owed + POLL_S if question is not None and question == before else 0.0
+            limit = self._limits.of(self._phase)
+            if limit is not None and owed > limit + self._extra:
+                self._end_without_store(owed)
+
+    def _end_without_store(self, owed: float) -> None:
+        cause = (
+            f"rank {self.rank}: the store of the run, at {os.environ.get('MASTER_ADDR')}, has not answered for "
+            f"{owed:.0f} s: the network is cut, or its process hangs"
+        )
+        guard = threading.Timer(LAST_WORDS_S, os._exit, (1,))
+        guard.daemon = True
+        guard.start()
+        end_agent_that_hangs()
+        self._end_with(cause, self.rank == 0)
+
     # -- ending ------------------------------------------------------------------------------------------------------
 
     def _end_soon(self, cause: str, records: bool = False) -> None:
@@ -331,12 +367,18 @@ class Monitor:
             with suppress(dist.DistError):  # the store may be what is gone
                 for number in self._signals.wait(0):
                     self._on_signal(number)
+            records = records or self.records()
+        finally:  # whatever else fails
+            self._end_with(cause, records)
+
+    def _end_with(self, cause: str, records: bool) -> None:
+        try:
             END.error("the run failed: %s", cause)
             if os.environ.get("TORCHELASTIC_ERROR_FILE"):
                 ErrorHandler().record_exception(Ended(cause))
-            if records or self.records():
+            if records:
                 self._record("failed", cause)
-        finally:  # whatever else fails
+        finally:
             _exit(1)
 
 

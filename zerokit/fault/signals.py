@@ -7,21 +7,28 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Of these the first asks to save and end; a second one, which is no repeat of it, ends at once."""
+"""Of these, and those of `launch.save_signals`, the first asks to save and end; a second one, which is no repeat of it,
+ends at once."""
 REPEAT_S = 1.0
 """Seconds after the first signal within which another is the same wish: `timeout`, terminals and schedulers signal a
 process and its group, or all processes of a job, of which the launcher tells the workers once more."""
-STACKS = signal.SIGUSR2
-"""Makes a worker write the stacks of its threads into its log folder."""
+STACKS = signal.SIGRTMIN + 1
+"""Makes a worker write the stacks of its threads into its log folder; the user's signals are those of schedulers."""
 STUCK = signal.SIGRTMIN
 """The same for a worker that holds the interpreter in C: of the main thread, and not safe for one that goes on."""
 WORD = ".asked_by"
 """A worker that was asked to end leaves an empty file whose name is that of its error file, this, and the signal."""
+
+
+def asking(save_signals: Sequence[str]) -> tuple[signal.Signals, ...]:
+    """All signals that ask a run to save and end. save_signals: names of those beside `ASKING`, such as `USR1`."""
+    return (*ASKING, *(signal.Signals[f"SIG{name}"] for name in save_signals))
 
 
 def leave_word(number: int) -> None:
@@ -58,15 +65,17 @@ class Signals:
     """Reads signals from a pipe, which the interpreter's C handler fills whatever the main thread does.
 
     Handlers can be set by the main thread only; made in another thread, the object never has a signal.
+    asked_by: the signals beside `STACKS` that are read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asked_by: Sequence[int] = ASKING) -> None:
+        self._asked_by = asked_by
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, _do_nothing) for number in (*ASKING, STACKS)}
+            self._before = {number: signal.signal(number, _do_nothing) for number in (*asked_by, STACKS)}
             signal.siginterrupt(STACKS, False)  # it comes to healthy runs, whose C code may not expect EINTR
 
     def wait(self, seconds: float) -> list[int]:
@@ -75,7 +84,7 @@ class Signals:
         if not select.select([self._reader], [], [], seconds)[0]:
             return []
         numbers = os.read(self._reader, 64)
-        return [number for number in numbers if number in ASKING] + [STACKS] * (STACKS in numbers)
+        return [number for number in numbers if number in self._asked_by] + [STACKS] * (STACKS in numbers)
 
     def wake(self) -> None:
         """Let `wait` return."""

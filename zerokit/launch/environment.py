@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 
 
 def joined_rank() -> int | None:
@@ -20,24 +21,43 @@ def joined_rank() -> int | None:
     return None
 
 
-def slurm_variables(slurm) -> dict[str, str]:
+def slurm_variables(slurm: Mapping[str, str]) -> dict[str, str]:
     """Return torchrun's variables for a task of a Slurm job step.
 
-    The port follows from the job and step, so that all tasks agree and two steps on one host do not collide.
+    Tasks meet on the first host of the step, which has task 0; the host that submitted need not take part. The port
+    follows from the job and step, so that all tasks agree and two steps on one host do not collide. MASTER_ADDR and
+    MASTER_PORT that are set already stay.
     """
     port = 20000 + (int(slurm["SLURM_JOB_ID"]) * 7 + int(slurm["SLURM_STEP_ID"])) % 20000
-    per_host = re.match(r"\d+", slurm.get("SLURM_STEP_TASKS_PER_NODE", slurm["SLURM_STEP_NUM_TASKS"]))
+    counts = tasks_per_host(slurm.get("SLURM_STEP_TASKS_PER_NODE", slurm["SLURM_STEP_NUM_TASKS"]))
     return {
         "RANK": slurm["SLURM_PROCID"],
         "LOCAL_RANK": slurm["SLURM_LOCALID"],
         "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_WORLD_SIZE": per_host[0],
-        "MASTER_ADDR": slurm.get("SLURM_LAUNCH_NODE_IPADDR") or first_host(slurm["SLURM_STEP_NODELIST"]),
-        "MASTER_PORT": str(port),
+        "LOCAL_WORLD_SIZE": str(counts[int(slurm.get("SLURM_NODEID", "0"))]),
+        "MASTER_ADDR": slurm.get("MASTER_ADDR") or first_host(slurm["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": slurm.get("MASTER_PORT") or str(port),
     }
 
 
-def submitit_variables(local) -> dict[str, str]:
+def hint() -> str:
+    """What may be wrong where a process waits in vain for the others, and the remedy; empty if nothing is known."""
+    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" not in os.environ:
+        return ""
+    step = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
+    return (
+        f" All {os.environ['WORLD_SIZE']} tasks of Slurm's step {step} must start zerokit; SLURM_STEP_NUM_TASKS=1 lets "
+        "one train alone, such as a shell under srun."
+    )
+
+
+def tasks_per_host(text: str) -> list[int]:
+    """Return the tasks of each host from Slurm's short form, such as `8(x2),4`: 8, 8, 4."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, hosts in found for _ in range(int(hosts or 1))]
+
+
+def submitit_variables(local: Mapping[str, str]) -> dict[str, str]:
     """Return torchrun's variables for a task of submitit's local executor, whose job is named by a process id."""
     return {
         "RANK": local["SUBMITIT_LOCAL_GLOBALID"],

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,18 @@ from zerokit.comm.store import connect
 from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
+from zerokit.config.terminal import complain
+from zerokit.launch.environment import hint
 from zerokit.launch.errors import TrainingFailed
+from zerokit.launch.relay import pass_on
 from zerokit.launch.worker import call
 
 PATIENCE = timedelta(hours=1)
 """How long a rank waits for the next job; rank 0 checks the configuration and starts jobs meanwhile."""
 GOODBYE_S = 30.0
+TELL_S = 20.0
+"""Seconds after which a rank that waits says for whom."""
+SHOWN = 8
 
 _store: dist.Store | None = None
 _jobs = 0
@@ -61,8 +69,10 @@ def lead(config: Config, run_dir: Path, entry: str) -> dict[str, Any]:
     resolve_batch(config.batch, int(os.environ["WORLD_SIZE"]))
     job = {"entry": entry, "config": config.to_dict(), "run_dir": str(run_dir)}
     _connect().set(f"job/{_jobs}", json.dumps(job))
-    result = _work(job)
+    with _telling(_who_is_missing):
+        result = _work(job)
     if result.get("status") == "interrupted":
+        pass_on(result["signal"])
         sys.exit(128 + result["signal"])
     return result
 
@@ -70,9 +80,11 @@ def lead(config: Config, run_dir: Path, entry: str) -> dict[str, Any]:
 def follow() -> int:
     """Do the part of this rank in every job that rank 0 announces; return the exit status that rank 0 ends with."""
     while True:
-        store = _connect()
-        store.wait([f"job/{_jobs}"], PATIENCE)
+        with _telling(_why_no_job):
+            store = _connect()
+            store.wait([f"job/{_jobs}"], PATIENCE)
         job = json.loads(store.get(f"job/{_jobs}"))
+        store.set(f"taken/{_jobs}/{os.environ['RANK']}", "")
         if "stop" in job:
             store.add("done", 1)
             return job["stop"]
@@ -99,6 +111,38 @@ def _connect() -> dist.Store:
     if _store is None:
         _store = connect(PATIENCE)
     return _store
+
+
+@contextmanager
+def _telling(what: Callable[[], str]) -> Iterator[None]:
+    """Print `what()`, once, if the block takes longer than a rank should wait without a word."""
+    timer = threading.Timer(TELL_S, lambda: (text := what()) and complain(text + hint()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _who_is_missing() -> str:
+    """Which ranks have not taken the job that rank 0 works on; empty if all have."""
+    store, job, world = _connect().clone(), _jobs - 1, int(os.environ["WORLD_SIZE"])
+    missing = [rank for rank in range(1, world) if not store.check([f"taken/{job}/{rank}"])]
+    if not missing:
+        return ""
+    shown = ", ".join(map(str, missing[:SHOWN])) + (f", … ({len(missing)} in all)" if len(missing) > SHOWN else "")
+    return f"rank 0 waits for rank{'s' * (len(missing) > 1)} {shown} of {world}, not seen for {TELL_S:.0f} s."
+
+
+def _why_no_job() -> str:
+    """Why this rank has nothing to do yet; empty if another one has said it."""
+    rank, where = os.environ["RANK"], f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if _store is None:
+        return f"rank {rank} waits for rank 0: nothing answers at {where}."
+    if _store.clone().add(f"told/{_jobs}", 1) > 1:
+        return ""
+    return f"rank {rank} waits for rank 0, which can be reached but has started no job for {TELL_S:.0f} s."
 
 
 def _work(job: dict[str, Any]) -> dict[str, Any]:

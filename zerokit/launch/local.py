@@ -29,9 +29,9 @@ from zerokit.config.checks import CPU_PROCESSES
 from zerokit.config.errors import ConfigError
 from zerokit.config.terminal import complain
 from zerokit.fault import Ended
-from zerokit.fault.signals import word_left
+from zerokit.fault.signals import asking, word_left
 from zerokit.launch.errors import TrainingFailed
-from zerokit.launch.relay import RELAYED, Interrupted, Relay
+from zerokit.launch.relay import Interrupted, Relay, pass_on
 from zerokit.launch.team import Team
 from zerokit.launch.worker import work
 from zerokit.record.summary import has_ended
@@ -77,12 +77,12 @@ def run(config: schema.Config, run_dir: Path, entry: str) -> dict[str, Any]:
         TrainingFailed: with rank and traceback of the root cause, if a worker failed and no restart is left.
         ConfigError: if the batch cannot be divided among the processes, there are fewer GPUs than processes, or what a
             worker found wrong.
-        KeyboardInterrupt, SystemExit: after SIGINT, or after SIGTERM or SIGHUP with 128 and the signal's number.
+        KeyboardInterrupt, SystemExit: after SIGINT, or after another signal with 128 and the signal's number.
     """
     importlib.import_module(entry.partition(":")[0])  # once here, not in every worker that is forked
     team = Team(config, tuple(range(count_processes(config.launch))))
     resolve_batch(config.batch, len(team.members))
-    with _quiet_elastic(), Relay() as relay:
+    with _quiet_elastic(), Relay(asking(config.launch.save_signals)) as relay:
         try:
             summary = _attempts(team, run_dir, entry, relay)
         except Interrupted as interrupted:
@@ -93,6 +93,7 @@ def run(config: schema.Config, run_dir: Path, entry: str) -> dict[str, Any]:
             if summary.get("status") != "interrupted":
                 return summary
             number = relay.signal or summary["signal"]
+    pass_on(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
@@ -139,7 +140,7 @@ def _attempt(team: Team, run_dir: Path, entry: str, attempt: int) -> dict[str, A
             return elastic_launch(elastic, work)(entry, team.config.to_dict(), str(run_dir), os.getpid())[0] or {}
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            for number in RELAYED:
+            for number in asking(team.config.launch.save_signals):
                 if failure.exitcode in (-number, 128 + number):
                     raise Interrupted(number) from None
             _raise_refusal(failure)

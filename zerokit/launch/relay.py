@@ -6,12 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from zerokit.fault.signals import Wish
-
-RELAYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from zerokit.fault.signals import ASKING, Wish
 
 
 class Interrupted(BaseException):
@@ -30,10 +29,11 @@ class Relay:
     [Note: signals and forks] Python forgets in a forked process what came before its first line. So workers begin with
     these signals blocked, which keeps what comes, and let them through when they have handlers (`let_through`).
 
-    killed: a second one came, and was no repeat of the first.
+    numbers: of the signals. killed: a second one came, and was no repeat of the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Sequence[int] = ASKING) -> None:
+        self._numbers = tuple(numbers)
         self.killed = False
         self._wish = Wish()
         self._before: dict[int, Any] = {}
@@ -47,14 +47,14 @@ class Relay:
     def __enter__(self) -> Relay:
         if threading.current_thread() is threading.main_thread():
             # SIGQUIT is elastic's, which leaves its handler behind
-            self._before = {number: signal.getsignal(number) for number in (*RELAYED, signal.SIGQUIT)}
-            for number in RELAYED:
+            self._before = {number: signal.getsignal(number) for number in (*self._numbers, signal.SIGQUIT)}
+            for number in self._numbers:
                 signal.signal(number, self._on_signal)
-            _at_forks.relaying = True
+            _at_forks.blocked = self._numbers
         return self
 
     def __exit__(self, *_: object) -> None:
-        _at_forks.relaying = False
+        _at_forks.blocked = ()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -73,25 +73,30 @@ class Relay:
             raise Interrupted(self.signal)
 
 
-def let_through() -> None:
+def let_through(numbers: Sequence[int]) -> None:
     """Take the signals that came since this process was forked, and those that come."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def pass_on(number: int) -> None:
+    """Let this process's own handler of a signal have it, now that the run has been saved: that of submitit puts the
+    job back into the queue."""
+    if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None):
+        signal.raise_signal(number)
 
 
 class _AtForks:
     """Blocks signals while this process forks, if it relays them; see the note in `Relay`."""
 
     def __init__(self) -> None:
-        self.relaying = False
+        self.blocked: tuple[int, ...] = ()
         os.register_at_fork(before=self._block, after_in_parent=self._let_through)
 
     def _block(self) -> None:
-        if self.relaying:
-            signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.blocked)
 
     def _let_through(self) -> None:
-        if self.relaying:
-            let_through()
+        let_through(self.blocked)
 
 
 _at_forks = _AtForks()

@@ -10,8 +10,9 @@ from typing import Any
 
 from zerokit.config.errors import ConfigError
 from zerokit.fault import Ended, is_consequence
+from zerokit.fault.signals import asking
 from zerokit.launch.parent import end_with
-from zerokit.launch.relay import RELAYED, let_through
+from zerokit.launch.relay import let_through
 
 CAUSE_FIRST_S = 2.0
 
@@ -19,13 +20,14 @@ CAUSE_FIRST_S = 2.0
 def work(entry: str, config: dict[str, Any], run_dir: str, launcher: int) -> dict[str, Any]:
     """Call the entry `module:function` with the config and the output folder. launcher: its process."""
     # A forked worker inherits the launcher's handlers. Until it has its own, a signal ends it at once.
-    for number in RELAYED:
+    numbers = asking(config["launch"]["save_signals"])
+    for number in numbers:
         signal.signal(number, signal.SIG_DFL)
-    let_through()
+    let_through(numbers)
     _leave_the_terminal()
     end_with(launcher, signal.SIGKILL)
     result = call(entry, config, run_dir)
-    for number in RELAYED:  # all is done: the process ends anyway, and shall not count as interrupted
+    for number in numbers:  # all is done: the process ends anyway, and shall not count as interrupted
         signal.signal(number, signal.SIG_IGN)
     return result
 

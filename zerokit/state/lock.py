@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.config.errors import ConfigError
+from zerokit.config.host import process_space
 from zerokit.config.terminal import say
 
 FILE = Path("logs", "run.lock")
@@ -42,7 +43,8 @@ def locked(run_dir: Path) -> Iterator[None]:
         _acquire(descriptor, path, run_dir)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": started}).encode())
+        holder = {"pid": os.getpid(), "space": process_space(), "host": socket.gethostname(), "since": started}
+        os.write(descriptor, json.dumps(holder).encode())
         yield
     finally:
         os.close(descriptor)
@@ -78,14 +80,14 @@ def _holder(path: Path) -> dict[str, Any]:
     """What the job that has the lock wrote down; empty where that cannot be read."""
     try:
         holder = json.loads(path.read_text())
-        return {"pid": int(holder["pid"]), "host": str(holder["host"]), "since": str(holder["since"])}
+        return {"pid": int(holder["pid"]), **{key: str(holder[key]) for key in ("space", "host", "since")}}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the process was of this host and has ended."""
-    if not holder or holder["host"] != socket.gethostname():
+    if not holder or holder["space"] != process_space():
         return False
     try:
         os.kill(holder["pid"], 0)

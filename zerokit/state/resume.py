@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,12 +24,17 @@ SHAPELESS = tuple(
 """Options of models that change no shape of a weight: weights of other shapes cannot be taken from a state."""
 
 
+def started_again() -> bool:
+    """Whether torchrun has started the workers again, or Slurm the job."""
+    return any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
 def candidates(run_dir: Path, resume: str, restarted: bool = False) -> list[Path]:
     """The states to try, newest first; none means from the beginning.
 
     resume: `auto`, `never`, or the path of a state, of a folder of states or of a run. States in the run's own folder
-    go before a path outside it, so that a command that is started again goes on. restarted: the launcher has started
-    the workers again, so the run's own states count in any case.
+    go before a path outside it, so that a command that is started again goes on. restarted: the run has been started
+    again by itself (`started_again`), so its own states count in any case.
 
     Raises:
         ConfigError: `never` or an older state although the run's folder holds (newer) states; no state at a path.
@@ -114,7 +120,7 @@ def check_config(config: Mapping[str, Any], run_dir: Path) -> None:
     for key in ("batch.global", "train.loss_mean"):
         if now.get(key) is None:  # only the workers know it then
             now.pop(key, None)
-    for path in candidates(run_dir, options["resume"]):
+    for path in candidates(run_dir, options["resume"], started_again()):
         try:
             facts = read_manifest(path).facts
         except (StateError, OSError):

@@ -20,6 +20,7 @@ from zerokit.estimate.start import start
 from zerokit.launch.again import tell_how_to_go_on
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
+from zerokit.launch.requeued import first_folder
 from zerokit.record.summary import read_summary
 from zerokit.sweep.cell import Cell, outcome
 
@@ -75,6 +76,8 @@ class Task:
                 if self.many:
                     config = grouped(config, Path(hydra.sweep.dir).name)
                 folder = Path(hydra.runtime.output_dir).resolve()
+                if not self.many:  # the folders of a sweep are named by its command
+                    folder = first_folder(folder, config)
                 with usable_folder():
                     summary = self._run(config, folder, list(hydra.overrides.task))
             except (TrainingFailed, ConfigError) as error:

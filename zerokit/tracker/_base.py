@@ -23,10 +23,15 @@ class RunInfo:
     """Kind of work."""
     tags: list[str] = field(default_factory=list)
     """Words to find the run by."""
+    id: str | None = None
+    """Under which the tracker knows the run already, if it goes on."""
 
 
 class Tracker(Protocol):
-    """A view of the metrics. Built as `builder(options, run=RunInfo)` and called on rank 0 only; it never raises."""
+    """A view of the metrics. Built as `builder(options, run=RunInfo)` and called on rank 0 only; it never raises.
+
+    An attribute `id`, if it has one, is kept in saved states, so that a run that goes on is the same in the tracker.
+    """
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Show the metrics of one step (counted in optimizer steps)."""

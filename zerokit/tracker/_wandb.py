@@ -30,6 +30,8 @@ class WandbTracker:
         self._info = run
         self._run: Any = None
         self._guard("start", self._start)
+        self.id: str | None = run.id if self._run is None else self._run.id
+        """Of the run in W&B."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Show the metrics of one step; `trainer/step` is added."""
@@ -82,6 +84,8 @@ class WandbTracker:
             entity=self._options.entity,
             dir=str(info.directory),
             config=info.config,
+            id=info.id,
+            resume=None if info.id is None else "allow",
             name=info.name or info.directory.name,
             group=info.group,
             job_type=info.job_type,

@@ -81,6 +81,7 @@ def results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
         "tokens_per_sec_per_gpu": speed / comm.world,
         "max_allocated_gib": [row["total"] / GIB for row in rows],
         "memory": rows,
+        "threads": [int(count) for (count,) in comm.gather_row([float(torch.get_num_threads())])],
         "stage0": {**stage0, "total": sum(stage0.values())},
         "weights_sha256": digest,
         "skipped_steps": int(engine.steps_skipped),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from zerokit.callbacks import Callback
 from zerokit.config.schema import Config
 from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER
-from zerokit.state.resume import candidates, identity
+from zerokit.state.resume import candidates, identity, started_again
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
 
@@ -40,8 +39,7 @@ def open_state(
         trainer, folder / FOLDER, cfg.state, identity(config, **resolved), facts, disk, cfg.launch.save_timeout_s
     )
     saver.callbacks = callbacks or {}
-    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    paths = candidates(folder, cfg.state.resume, restarted) if trainer.comm.rank == 0 else []
+    paths = candidates(folder, cfg.state.resume, started_again()) if trainer.comm.rank == 0 else []
     resumed = saver.resume(paths)
     saver.prepare()
     return saver, resumed

@@ -6,6 +6,8 @@ from typing import Any
 
 from zerokit.callbacks import Callback, Run
 from zerokit.config import registry
+from zerokit.state.folder import FOLDER
+from zerokit.state.manifest import read_manifest
 from zerokit.tracker import RunInfo
 from zerokit.tracker._base import Tracker
 
@@ -20,8 +22,17 @@ class Tracking(Callback):
     def on_start(self) -> None:
         """Open the tracker."""
         cfg = self._run.config
-        info = RunInfo(self._run.folder, cfg.to_dict(), cfg.run.name, cfg.run.group, "train", self._tags())
+        info = RunInfo(self._run.folder, cfg.to_dict(), cfg.run.name, cfg.run.group, "train", self._tags(), self._id())
         self._tracker = registry.build("tracker", cfg.tracker, run=info)
+        self._run.tracked |= {"name": cfg.tracker.name, "id": getattr(self._tracker, "id", None)}
+
+    def _id(self) -> str | None:
+        """The tracker's id of the run that goes on from one of its own states."""
+        resumed = self._run.resumed
+        if resumed is None or resumed.parent != self._run.folder / FOLDER:
+            return None
+        tracked = read_manifest(resumed).facts.get("tracker", {})
+        return tracked.get("id") if tracked.get("name") == self._run.config.tracker.name else None
 
     def _tags(self) -> list[str]:
         cfg = self._run.config

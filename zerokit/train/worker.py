@@ -77,7 +77,8 @@ def _monitor(this: Run) -> Monitor:
     store = meeting_place(launch)
     limits = Limits(launch.step_timeout_s, launch.start_timeout_s, launch.save_timeout_s)
     clone, record = None if store is None else store.clone(), partial(_record, this)
-    return Monitor(clone, this.rank, this.world, limits, this.folder / "logs", record)
+    logs = this.folder / "logs"
+    return Monitor(clone, this.rank, this.world, limits, logs, record, launch.save_signals)
 
 
 def _record(this: Run, status: str, cause: str) -> None:
@@ -99,7 +100,7 @@ def _open(this: Run, shown: tuple[Callback, ...]) -> Callbacks:
     verification = [Verification(trainer, cfg.state.verify_every)] if cfg.state.verify_every else []
     profiler = [Profiler(cfg.profile, trainer, this.folder / "profile")] if cfg.profile.steps else []
     callbacks = Callbacks((*shown, *own.values(), Results(this), *verification, saver, *profiler))
-    saver.on_saved = callbacks.on_save
+    saver.on_saved, saver.facts["tracker"] = callbacks.on_save, this.tracked
     return callbacks
 
 
