@@ -1,6 +1,7 @@
 # make train   install into .venv and train the main job     make train ARGS="zero=stage3 precision=bf16"
 # make test    install and run the tests                     make test-gpu   those that need a GPU
 # make test-chaos BUDGET=60 JOBS=2   long tests of faults, as many cases as fit each test's seconds, and of others' models
+# make test-hosts   those of several hosts and of Slurm; as root it installs what Debian packages are missing
 # make test-fuzz BUDGET=600 JOBS=2   random programs against plain PyTorch, as many as fit the seconds; SEED=1000
 # make lint    check style and format                        make format     put both right
 PYTHON ?= python3
@@ -17,17 +18,21 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test test-gpu test-chaos test-fuzz lint format install clean
+.PHONY: train test test-gpu test-hosts test-chaos test-fuzz lint format install clean
 
 train: $(INSTALLED)
 	$(BIN)/zerokit $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu and not chaos" $(TESTS)
+	$(BIN)/python -m pytest -m "not gpu and not chaos and not hosts" $(TESTS)
 
 # BUDGET: seconds for each test, 0 for all its cases; JOBS: cases side by side; RECORD=1 writes tests/chaos/RESULTS.md
 test-chaos: $(INSTALLED)
 	$(BIN)/python -m pytest -m chaos --budget $(BUDGET) --jobs $(JOBS) $(if $(RECORD),--record) tests/chaos tests/huggingface
+
+# Hosts are network namespaces, for which Linux needs root; what cannot be had is skipped with the reason (-rs).
+test-hosts: $(INSTALLED)
+	$(BIN)/python -m pytest -rs --install tests/hosts
 
 # SEED: of the first program, the others follow; RECORD=1 writes tests/fuzz/RESULTS.md
 test-fuzz: $(INSTALLED)

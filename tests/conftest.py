@@ -12,7 +12,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 
 def pytest_addoption(parser) -> None:
-    """Options of `tests/chaos`."""
+    """Options of `tests/chaos` and `tests/hosts`."""
     parser.addoption("--budget", type=float, default=60.0, help="seconds for each chaos test; 0 for all its cases")
     parser.addoption("--jobs", type=int, default=1, help="independent cases of a chaos test that run side by side")
     parser.addoption("--record", action="store_true", help="write the chaos tests' results into their RESULTS.md")
+    parser.addoption("--install", action="store_true", help="install the packages of the system that tests/hosts needs")

@@ -6,6 +6,7 @@ A command of a form that is not known here fails: teach `run` about it. Nothing 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -71,10 +72,22 @@ def python_words(words: list[str], here: Path) -> tuple[list[str], list[str]]:
         case ["python", script, *rest] if script in SCRIPTS:
             (here / script).write_text(SCRIPTS[script], encoding="utf-8")
             return [sys.executable, script], rest
+        case ["sbatch", *rest]:
+            (script,) = [word for word in rest if word.endswith(".sh")]
+            return [*without_slurm(here), "bash", str(ROOT / script)], rest[rest.index(script) + 1 :]
         case ["torchrun", "--nproc_per_node", _, *program]:
             start, rest = python_words(["python", *program], here)
             return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *start[1:]], rest
     pytest.fail(f"README.md: a command of unknown form: {shlex.join(words)}")
+
+
+def without_slurm(here: Path) -> list[str]:
+    """What runs a batch script with an srun that starts one task here; tests/hosts has the real one."""
+    srun = here / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n')
+    srun.chmod(0o755)
+    return ["env", f"PATH={srun.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"]
 
 
 def execute(words: list[str], here: Path) -> str:

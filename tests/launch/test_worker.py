@@ -8,7 +8,7 @@ import time
 import pytest
 
 from zerokit.fault.signals import asking
-from zerokit.launch.relay import Relay
+from zerokit.launch.relay import Relay, pass_on
 from zerokit.launch.worker import work
 
 NUMBERS = asking(["USR1"])
@@ -63,3 +63,19 @@ def test_a_signal_in_a_workers_first_moment_ends_it():
         os.kill(process.pid, signal.SIGTERM)
         process.join(20)
     assert process.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+def test_a_handler_that_was_there_gets_the_signal_once_the_run_is_saved():
+    """As that of submitit does, which puts the job back into the queue."""
+    got = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: got.append(number))
+    try:
+        with Relay(NUMBERS):
+            pass_on(signal.SIGUSR2)
+            assert got == [signal.SIGUSR2]
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        pass_on(signal.SIGUSR2)  # this process goes on
+        pass_on(signal.SIGINT)  # Python's own: the launcher raises KeyboardInterrupt itself
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert len(got) == 1

@@ -93,7 +93,8 @@ def test_one_line_stands_for_cells_that_all_agree(tmp_path):
 @pytest.mark.parametrize("odd", ["x", [1], True, None, 3.5, math.inf])
 def test_any_field_that_cells_are_compared_by_may_be_of_another_kind(folder, odd):
     place = folder / "stage2-fp32-llama-00000004"
-    for values in ({"world_size": odd}, {"model": {"parameters": odd}}, {"model": odd}, {"why": odd}, {"zero": odd}):
+    for values in ({"world_size": odd}, {"model": {"parameters": odd}}, {"model": odd}, {"why": odd}, {"zero": odd},
+                   {"threads": odd}):  # fmt: skip
         change(place, **({"world_size": 8, "zero": {"stage": 2}, "model": {"parameters": 5}} | values))
         (place / "config.yaml").write_text(json.dumps({"zero": odd, "batch": odd}))
         assert "5 stage2 fp32" in Page(write_report(folder).read_text()).text
@@ -302,3 +303,18 @@ def test_a_cell_whose_summary_is_lost_computed_where_its_config_says(folder):
     config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
     (place / "config.yaml").write_text(yaml.safe_dump(config | {"launch": {"device": "cpu"}}), encoding="utf-8")
     assert [one.on_cpu for one in load_sweep(folder).cells if one.folder == place] == [True]
+
+
+def test_runs_whose_threads_differ_are_said_to(tmp_path):
+    """A CPU's kernels divide sums by threads, so weights that differ then are no sign of a fault."""
+    for stage, threads in ((0, [1, 1]), (1, [4, 2])):
+        cell(tmp_path / f"cell{stage}", stage, "fp32", 4.0 + stage, stage)
+        change(tmp_path / f"cell{stage}", threads=threads, device="cpu", weights_sha256=str(stage))
+    write_report(tmp_path)
+    told = " Ranks had different numbers of CPU threads (stage0: 1, 1; stage1: 4, 2), which change sums"
+    assert told in (tmp_path / "report.md").read_text()
+    for stage in (0, 1):
+        change(tmp_path / f"cell{stage}", threads=[1, 1])
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "not bit-identical" in text and "CPU threads" not in text

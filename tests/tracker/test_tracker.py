@@ -152,6 +152,21 @@ def test_no_failure_of_wandb_reaches_the_training(broken, fake, tmp_path, caplog
     assert [name for name, _ in module.calls].count("log") == {"log": 1, "finish": 5}.get(broken, 0)
 
 
+def test_a_run_that_goes_on_is_the_same_in_wandb(fake, tmp_path):
+    module = fake()
+    module.id = "made-by-wandb"
+    first = start(tmp_path)
+    again = build("tracker", Choice("wandb", WandbOptions()), run=RunInfo(tmp_path, {}, id=first.id))
+    assert (first.id, again.id) == ("made-by-wandb", "made-by-wandb")
+    told = [(options["id"], options["resume"]) for name, options in module.calls if name == "init"]
+    assert told == [(None, None), ("made-by-wandb", "allow")]
+
+
+def test_a_run_whose_wandb_is_off_keeps_its_id(fake, tmp_path):
+    fake("init")
+    assert build("tracker", Choice("wandb", WandbOptions()), run=RunInfo(tmp_path, {}, id="kept")).id == "kept"
+
+
 def test_a_missing_package_is_one_warning(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with caplog.at_level(logging.WARNING):

@@ -84,11 +84,21 @@ def told(parity: Parity) -> str:
     if parity.identical:
         return f"{names}: the final weights are the same, bit for bit."
     if math.isnan(parity.loss_gap):
-        return f"{names}: the final weights differ, and no logged loss can be compared."
+        return f"{names}: the final weights differ, and no logged loss can be compared.{_threads(parity.cells)}"
     gap = (
         "no logged loss differs"
         if parity.loss_gap == 0
         else f"the largest relative difference of a logged loss is {parity.loss_gap:.2g}"
     )
     where = f" ({parity.widest.label}, step {parity.step:g})" if parity.loss_gap else ""
-    return f"{names}: the final weights are not bit-identical; {gap}{where}."
+    return f"{names}: the final weights are not bit-identical; {gap}{where}.{_threads(parity.cells)}"
+
+
+def _threads(cells: list[Cell]) -> str:
+    """Say that cells on the CPU had different numbers of threads, by which its kernels divide sums; else nothing."""
+    known = {cell.label: cell.run.summary.get("threads") for cell in cells if cell.on_cpu}
+    counts = {label: ", ".join(map(str, threads)) for label, threads in known.items() if isinstance(threads, list)}
+    if len(set(counts.values())) < 2:
+        return ""
+    shown = "; ".join(f"{label}: {threads}" for label, threads in counts.items())
+    return f" Ranks had different numbers of CPU threads ({shown}), which change sums: set launch.threads."
