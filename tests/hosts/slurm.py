@@ -51,7 +51,7 @@ class Slurm:
     def __init__(self, network: Network, folder: Path):
         self.network, self._folder, self.cwd = network, folder, folder
         self._daemons: list[subprocess.Popen] = []
-        self._environment = {
+        self.variables = {
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
@@ -93,7 +93,7 @@ class Slurm:
 
     def _start(self, host: Host, *words: str) -> None:
         log = self._folder / f"{words[0]}.{host.name}.log"
-        self._daemons.append(host.start(*words, cwd=self._folder, log=log, **self._environment))
+        self._daemons.append(host.start(*words, cwd=self._folder, log=log, **self.variables))
 
     def _said(self) -> str:
         return "\n".join(f"{file.name}: {file.read_text()[-2000:]}" for file in self._folder.glob("*.log"))
@@ -102,7 +102,7 @@ class Slurm:
 
     def environment(self, **variables: str) -> dict[str, str]:
         """The environment of a command of Slurm."""
-        return environment() | {"OMP_NUM_THREADS": "1"} | self._environment | variables
+        return environment() | {"OMP_NUM_THREADS": "1"} | self.variables | variables
 
     def command(self, *words: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the login host."""

@@ -125,3 +125,36 @@ def test_a_job_that_is_cancelled_stays_so(slurm):
         time.sleep(0.5)
     assert slurm.facts(job)["JobState"] == "CANCELLED"
     assert summary(slurm)["status"] == "interrupted"
+
+
+def test_submitit_saves_at_its_signal_and_puts_the_job_back(slurm):
+    """USR2 comes to both tasks; submitit's own handler has it once the state is saved."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    launcher = (
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.tasks_per_node=2",
+        "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.timeout_min=30",
+        "hydra.launcher.max_num_timeout=3",
+        "hydra.sweep.dir=sweep",
+    )
+    words = (*ZEROKIT, "-m", *WORDS, *LONG, *launcher)
+    log = slurm.cwd / "submit.log"
+    sweep = slurm.network.login.start(*words, cwd=slurm.cwd, log=log, **slurm.variables)
+    try:
+        deadline = time.monotonic() + START_S
+        while not any(file.read_text().count("\n") > 2 for file in slurm.cwd.glob("sweep/*/metrics.jsonl")):
+            assert time.monotonic() < deadline and sweep.poll() is None, log.read_text() + slurm.output()
+            time.sleep(0.5)
+        (folder,) = [file.parent for file in slurm.cwd.glob("sweep/*/metrics.jsonl")]
+        (job,) = slurm.command("squeue", "-h", "-o", "%A").stdout.split()
+        slurm.command("scancel", "--signal=USR2", job)
+        while not (restarted := summary_of(folder)).get("resumed_from"):
+            slurm.wait_for(job, "PENDING", "RUNNING", "COMPLETING", timeout=START_S)
+            slurm.command("scontrol", "update", f"jobid={job}", "StartTime=now")
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(1)
+    finally:
+        sweep.kill()
+    (attempt,) = restarted["attempts"]
+    assert attempt["error"] == f"SIGUSR2 after step {restarted['resumed_from']['step']}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault.runs import LONG, SMALL, wait_for_step
+from tests.fault.runs import LONG, SMALL, children, wait_for_step
 from tests.hosts.network import ALIAS, Network
+from zerokit.state.folder import FOLDER, saved_states
 
 WORDS = (*SMALL, "estimate.run=false", "hydra.run.dir=run")
 
@@ -56,3 +59,17 @@ def test_a_cut_cable_ends_the_launchers_of_both_hosts_within_the_limits(network,
     assert 0 not in statuses and time.monotonic() - since < 45
     assert "rank 1 does not answer (it runs on node2)" in summary(tmp_path)["error"]
     assert "has not answered for 10 s" in (tmp_path / "run" / "logs" / "rank1.log").read_text()
+
+
+@pytest.mark.hosts
+def test_a_signal_to_the_agent_of_one_host_saves_the_state_of_both(network, tmp_path):
+    launchers = start(network, tmp_path, *LONG)
+    wait_for_step(tmp_path, 3, timeout=90)
+    (shell,) = children(launchers[1].pid)
+    (agent,) = children(shell)
+    os.kill(agent, signal.SIGTERM)
+    for launcher in launchers:
+        launcher.wait(60)
+    told = summary(tmp_path)
+    assert (told["status"], told["error"]) == ("interrupted", f"SIGTERM after step {told['steps']}")
+    assert [saved.step for saved in saved_states(tmp_path / "run" / FOLDER)] == [told["steps"]]
