@@ -109,7 +109,7 @@ def finish(process: subprocess.Popen, folder: Path, since: float, timeout: float
     return Outcome(process.returncode, time.time() - since, stderr, folder / "run")
 
 
-def wait_for_step(folder: Path, step: int, timeout: float = 40) -> None:
+def wait_for_step(folder: Path, step: int, timeout: float = 90) -> None:
     """Return when a run in `folder`/run has done a step."""
     metrics, deadline = folder / "run" / "metrics.jsonl", time.time() + timeout
     while time.time() < deadline:
