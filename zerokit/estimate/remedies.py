@@ -84,7 +84,7 @@ def _stages(cfg: Config, world: int) -> Iterator[Option]:
 
 def _cost(now: int, other: int) -> str:
     before, after = STAGES[now], STAGES[other]
-    if after.parameter is not before.parameter:
+    if after.parameter != before.parameter:
         return "weights are gathered for every use"
     shards = after.gradient.divided and not before.gradient.divided
     return "a reduction per micro-batch" if shards else "hardly anything"
