@@ -32,6 +32,8 @@ BECOMES = {
     "communication_data_type": ("fp16", FP16, {"precision.reduce_dtype": "fp16"}),
     "gradient_clipping": (0, {}, {"train.clip_norm": None}),
     "zero_optimization.stage": (3, {}, {"zero": "stage3"}),
+    "zero_optimization.zero_hpz_partition_size": (4, {"zero_optimization.stage": 3}, {"zero.shard_size": 4}),
+    "zero_optimization.mics_shard_size": (2, {"zero_optimization.stage": 3}, {"zero.shard_size": 2}),
     "activation_checkpointing": ({"profile": False}, {}, {"checkpointing": "full"}),
     "activation_checkpointing.cpu_checkpointing": (True, {}, {"checkpointing": "cpu"}),
     "compile.deepcompile": (True, {}, {"train.compile": True}),
@@ -268,3 +270,17 @@ def test_adam_is_adamw_unless_told_otherwise():
     assert chosen("Adam", adam_w_mode=False) == "adam"
     assert optimizer_kind("Adam", {"adam_w_mode": False}).name == "adam"
     assert chosen("AdamW", adam_w_mode=False) == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"zero_hpz_partition_size": 4}, {"zero.shard_size": 4, "zero.states": "all"}),
+        ({"mics_shard_size": 4}, {"zero.shard_size": 4}),
+        ({"zero_hpz_partition_size": 1, "mics_shard_size": -1}, {}),
+        ({"zero_hpz_partition_size": 4, "stage": 2}, {}),
+    ],
+)
+def test_groups_of_processes_are_zerokits(given, expected):
+    settings = translate({"zero_optimization": {"stage": 3, **given}}).settings
+    assert {key: value for key, value in settings.items() if key in ("zero.shard_size", "zero.states")} == expected

@@ -149,3 +149,29 @@ def _only_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_only_plain(item) for item in value)
     return value is None or type(value) in (str, int, float, bool)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("zero=stage3", "zero.shard_size=4", "zero.states=all"), (4, "all")),
+        (("zero=stage1", "zero.shard_size=host"), ("host", "group")),
+        (("zero=stage0",), ("all", "group")),
+    ],
+)
+def test_groups_of_processes_are_a_number_or_a_word(words, expected):
+    zero = config(*words).zero
+    assert (zero.shard_size, zero.states) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("zero=stage0", "zero.shard_size=2"), "zero.shard_size: zero=stage0 divides nothing"),
+        (("zero=stage3", "zero.shard_size=0"), "zero.shard_size must be at least 1, got 0"),
+        (("zero=stage3", "zero.shard_size=node"), "zero.shard_size"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        config(*words)

@@ -121,6 +121,34 @@ def test_storage_on_many_ranks(stage, world):
         dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("states", ["group", "all"])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_storage_of_groups_of_ranks(stage, states):
+    cfg = of_stage(composed("precision=bf16", "zero.shard_size=8", f"zero.states={states}"), stage)
+    predicted = Simulator(cfg, ENTRIES["cpu"]).predict(cfg, 64)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=64)
+    try:
+        comm = Communicator(torch.device("cpu"), shard_size=8)
+        info = Simulator(cfg, ENTRIES["cpu"])._source.info
+        engine = build_engine(build_model(cfg, info), cfg, comm, resolve_batch(cfg.batch, 64).accumulation)
+        assert predicted.storage == engine.memory()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_what_travels_between_groups_is_counted_and_slow():
+    cfg = of_stage(composed("precision=bf16", "zero.shard_size=host", "zero.states=all"), 3)
+    simulator = Simulator(cfg, ENTRIES["h100_ib400"])
+    one, two = (simulator.predict(cfg, world) for world in (8, 16))
+    assert one.group == two.group == 8
+    assert not [kind for kind in one.traffic if kind.startswith("outer")]
+    # Weights of 2 bytes an element are divided by 8, the 2 bytes that complete them to masters by 16.
+    assert 3 * two.traffic["outer_all_gather"] == 2 * two.storage["parameters"]
+    rings = {"all_gather": 7 / 8, "reduce_scatter": 7 / 8, "outer_all_gather": 1 / 2, "outer_reduce_scatter": 1 / 2,
+             "norm": 2 * 15 / 16, "row_reads": 7 / 8, "row_sums": 7 / 8}  # fmt: skip
+    assert two.sent_bytes == sum(rings[kind] * count for kind, count in two.traffic.items())
+
+
 def test_what_lies_in_arenas_is_counted_by_kind():
     cfg = of_stage(composed("precision=bf16", "precision.reduce_dtype=bf16"), 3)
     predicted = Simulator(cfg, ENTRIES["cpu"]).predict(cfg, 4)

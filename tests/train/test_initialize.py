@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import nn
 
 import zerokit
 from tests.ranks import run_ranks
+from zerokit.comm import Communicator
 from zerokit.config.errors import ConfigError
 
 
@@ -70,3 +73,37 @@ def test_values_of_a_wrong_type_are_named(config, message):
 def test_wrong_options_are_named():
     with pytest.raises(ConfigError, match="lrr"):
         zerokit.initialize(nn.Linear(2, 1), {"optimizer": {"name": "adamw", "lrr": 1}})
+
+
+def loop_in_groups(shard_size: object) -> list[float]:
+    engine = zerokit.initialize(
+        nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)),
+        {"zero": {"stage": 3, "min_unit": 0, "shard_size": shard_size, "states": "all"}, "launch": {"device": "cpu"}},
+    )
+    torch.manual_seed(engine.comm.rank)
+    for _ in range(3):
+        engine.backward(engine(torch.randn(4, 8)).square().mean())
+        engine.step()
+    return [float(value.sum()) for _, value in engine.whole_weights()] + list(engine.comm.mesh.sizes)
+
+
+def test_groups_of_processes_train_as_all_do(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    (*wanted, world), *_ = run_ranks(loop_in_groups, 4, "all")
+    assert world == 4
+    for asked in (2, "host"):
+        (*found, hosts, size), *_ = run_ranks(loop_in_groups, 4, asked)
+        assert (hosts, size) == (2, 2)
+        assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def refused_groups() -> None:
+    with pytest.raises(ValueError, match="zero.shard_size=3: 4 ranks cannot be divided into groups of 3"):
+        loop_in_groups(3)
+    os.environ["LOCAL_WORLD_SIZE"] = "1" if Communicator(torch.device("cpu")).rank else "2"
+    with pytest.raises(ValueError, match="the hosts have different numbers of processes"):
+        loop_in_groups("host")
+
+
+def test_processes_that_cannot_be_grouped_are_told():
+    run_ranks(refused_groups, 4)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.ranks import run_ranks
 from tests.zero.training import make_optimizer
@@ -144,6 +145,36 @@ def test_a_loss_scale_has_to_be_asked_for(stage):
     compare(run_ranks(with_a_loss_scale, 2, stage), plain(one, [net(0)]))
 
 
+class Boxed(nn.Linear):
+    """Hands its output out where nobody sees it."""
+
+    def forward(self, x: Tensor) -> list:
+        out = super().forward(x)
+        return [lambda: out]
+
+
+def hidden(models: list, step: int, micro: int, rank: int) -> Tensor:
+    (give,) = models[0](rows(step, rank, micro))
+    return give().square().mean()
+
+
+def with_a_hidden_loss(stage: int, scale: float | None) -> list[dict]:
+    scaler = None if scale is None else StaticScaler(scale, torch.device("cpu"))
+    torch.manual_seed(0)
+    engine = engine_of(Boxed(DIM, DIM), stage, numerics=Numerics(master="same", scaler=scaler))
+    for step in range(STEPS):
+        engine.scale(hidden([engine], step, 0, engine.comm.rank)).backward()
+        engine.step()
+    return weights_of(engine)
+
+
+@pytest.mark.parametrize("scale", [None, 1024.0])
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_scaled_loss_trains_though_nobody_sees_its_pass(stage, scale):
+    torch.manual_seed(0)
+    compare(run_ranks(with_a_hidden_loss, 2, stage, scale), plain(hidden, [Boxed(DIM, DIM)]))
+
+
 # -- torch.autograd.grad -----------------------------------------------------------------------------------------------
 
 
@@ -153,8 +184,17 @@ def penalty(models: list, step: int, micro: int, rank: int) -> Tensor:
     return models[0](x).mean() + (gradient.norm(dim=1) - 1).square().mean()
 
 
-def with_a_penalty(stage: int) -> list[dict]:
-    engine = engine_of(net(0), stage)
+class Checkpointed(nn.Sequential):
+    """Runs each of its modules in a checkpoint."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self:
+            x = checkpoint(module, x, use_reentrant=False)
+        return x
+
+
+def with_a_penalty(stage: int, checkpoints: bool = False) -> list[dict]:
+    engine = engine_of(Checkpointed(*net(0)) if checkpoints else net(0), stage)
     for step in range(STEPS):
         loss = penalty([engine], step, 0, engine.comm.rank)
         assert engine.micro_batches == 0, "autograd.grad is no micro-batch"
@@ -164,8 +204,9 @@ def with_a_penalty(stage: int) -> list[dict]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_gradient_of_a_gradient(stage):
-    compare(run_ranks(with_a_penalty, 2, stage), plain(penalty, [net(0)]))
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_the_gradient_of_a_gradient(stage, checkpoints):
+    compare(run_ranks(with_a_penalty, 2, stage, checkpoints), plain(penalty, [net(0)]))
 
 
 # -- what cannot be right is refused -----------------------------------------------------------------------------------

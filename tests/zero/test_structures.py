@@ -131,6 +131,51 @@ class Opaque(Encoders):
         return box.value
 
 
+class _Keeps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.weight = weight
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (x,) = ctx.saved_tensors
+        return gradient @ ctx.weight, gradient.T @ x
+
+
+class Keeping(Opaque):
+    """Units below outputs that nobody sees, whose backward reads weights that autograd has not saved."""
+
+    class Layer(nn.Linear):
+        def forward(self, box: Box) -> Box:
+            return Box(box.value + _Keeps.apply(box.value, self.weight) + self.bias)
+
+    def __init__(self):
+        super().__init__()
+        self.encoders = nn.ModuleList(self.Layer(DIM, DIM) for _ in range(5))
+
+
+class Penalised(nn.Module):
+    """Hooks around several units each, which put all their weights into the loss."""
+
+    def __init__(self):
+        super().__init__()
+        first = nn.Sequential(nn.Linear(DIM, DIM), nn.Tanh(), nn.Linear(DIM, DIM))
+        self.parts = nn.ModuleDict({"first": first, "second": nn.Sequential(nn.Linear(DIM, DIM), nn.LayerNorm(DIM))})
+        self.seen: list[Tensor] = []
+        for part in self.parts.values():
+            part.register_forward_pre_hook(self.read)
+
+    def read(self, module: nn.Module, _args: tuple) -> None:
+        self.seen.append(sum(p.square().sum() for p in module.parameters()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.clear()
+        x = self.parts["second"](self.parts["first"](x))
+        return x + 0.01 * sum(self.seen)
+
+
 class InPlace(nn.Module):
     """Outputs that are views, changed in place; units that change their input and return it."""
 
@@ -247,7 +292,7 @@ class Recurrent(nn.Module):
         return x
 
 
-MORE = (Sneaky, Opaque, InPlace, Probed, Normed, Reentrant, InnerCheckpoint, Recurrent)
+MORE = (Sneaky, Opaque, Keeping, Penalised, InPlace, Probed, Normed, Reentrant, InnerCheckpoint, Recurrent)
 MODELS = {m.__name__: m for m in (*MORE, Rows, Encoders, Detached, Passing, Checkpointed, Choosing)}
 
 

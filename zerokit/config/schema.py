@@ -29,6 +29,12 @@ class ZeroConfig:
     transport: Literal["auto", "collective", "peer"] = "auto"
     """How shards travel: `collective` by NCCL or gloo, `peer` by the copy engines between GPUs of one host, with sums
     in the format in which gradients are stored; auto takes peer where it is possible."""
+    shard_size: int | Literal["all", "host"] = "all"
+    """Processes among which the state is divided: all of them, or groups that each have the whole of it (hybrid
+    sharding), of so many processes or those of one `host`."""
+    states: Literal["group", "all"] = "group"
+    """With groups: each of them has all optimizer states and master weights (as MiCS and HSDP), or these are divided
+    among all processes (as hpZ), for less memory and a gather of weights between groups in every step."""
     guard: Literal["auto", "always"] = "auto"
     """How backward is followed (stage 3). `always` sees every use of a weight, and weights that are not there read NaN;
     `auto` does so on a CPU, and on a GPU until two steps have not needed it: from then on a use that could not be
@@ -36,6 +42,10 @@ class ZeroConfig:
 
     def __post_init__(self) -> None:
         _at_least(0, prefetch=self.prefetch, min_unit=self.min_unit)
+        if self.shard_size != "all" and self.stage == 0:
+            raise ValueError("shard_size: zero=stage0 divides nothing; choose zero=stage1, stage2 or stage3.")
+        if isinstance(self.shard_size, int):
+            _at_least(1, shard_size=self.shard_size)
 
 
 @dataclass

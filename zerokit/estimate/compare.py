@@ -30,8 +30,9 @@ def possible_stages(cfg: Config) -> list[int]:
 
 
 def with_stage(cfg: Config, stage: int) -> Config:
-    """The configuration at another stage."""
-    return replace(cfg, zero=replace(cfg.zero, stage=stage))
+    """The configuration at another stage; stage 0 has no groups."""
+    size = cfg.zero.shard_size if stage else "all"
+    return replace(cfg, zero=replace(cfg.zero, stage=stage, shard_size=size))
 
 
 def with_checkpointing(cfg: Config, name: str) -> Config:

@@ -6,8 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 GIB = 1 << 30
-ALL_REDUCES = ("all_reduce", "norm", "optimizer")
+ALL_REDUCES = ("all_reduce", "outer_all_reduce", "norm", "optimizer")
 """Kinds of traffic that are sums over the ranks: of gradients, of their norm, of what an optimizer adds up."""
+
+
+INSIDE = ("all_gather", "reduce_scatter", "all_reduce", "row_reads", "row_sums")
+"""Kinds of traffic inside a group of ranks; what begins with "outer" travels between groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +22,7 @@ class Prediction:
     peer_bytes: of the peak, what lies outside torch's allocator. calls, traffic: of one step of rank 0, by kind, and
     the bytes of their whole buffers; where the training ends with compressed steps, of such a one. busy: seconds of
     one step by what they are spent on; seconds: of one step, None without a hardware entry. recordable: whether a CUDA
-    graph can be made of the step.
+    graph can be made of the step. group: ranks that divide weights and gradients among them.
     """
 
     world: int
@@ -37,6 +41,7 @@ class Prediction:
     busy: dict[str, float]
     seconds: float
     recordable: bool
+    group: int
 
     @property
     def peak(self) -> int:
@@ -56,8 +61,13 @@ class Prediction:
     @property
     def sent_bytes(self) -> float:
         """Bytes that leave a rank in one step, by rings: an all-reduce goes around twice."""
-        share = (self.world - 1) / self.world
-        return sum(count * share * (2 if kind in ALL_REDUCES else 1) for kind, count in self.traffic.items())
+        counts = self.traffic.items()
+        return sum(count * self._share(kind) * (2 if kind in ALL_REDUCES else 1) for kind, count in counts)
+
+    def _share(self, kind: str) -> float:
+        """The part of a buffer that a rank has to send on."""
+        ranks = self.world // self.group if kind.startswith("outer") else self.group if kind in INSIDE else self.world
+        return (ranks - 1) / ranks
 
     def bound(self) -> tuple[str, float]:
         """What takes most of the step, and its share; the host takes all of it where the device waits for it."""

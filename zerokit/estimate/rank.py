@@ -8,6 +8,7 @@ from torch import Tensor
 from zerokit.comm import Communicator
 from zerokit.comm.mesh import make_mesh
 from zerokit.comm.peer import PeerMemory
+from zerokit.config.errors import ConfigError
 from zerokit.estimate.clock import Clock, Lane
 from zerokit.estimate.ledger import Ledger
 from zerokit.record.hardware import Hardware
@@ -86,6 +87,16 @@ class DryCommunicator(Communicator):
         link = self._hardware.group if self._in_host(axis) else self._hardware.network
         seconds = rounds * link.seconds(count * (size - 1) / size)
         self._clock.transfer(seconds, 2 * rounds * count / self._hardware.bandwidth)
+
+
+def group_size(asked: int | str, world: int, per_host: int) -> int | None:
+    """Ranks of a group, as `zero.shard_size` asks for them; fewer ranks than that are one group, None all of them."""
+    if asked == "all":
+        return None
+    size = min(per_host if asked == "host" else int(asked), world)
+    if world % size:
+        raise ConfigError(f"zero.shard_size={asked}: {world} ranks cannot be divided into groups of {size}.")
+    return size
 
 
 class DryPeer(PeerMemory):

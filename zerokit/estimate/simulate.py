@@ -17,7 +17,7 @@ from zerokit.estimate.collection import no_collection
 from zerokit.estimate.ledger import KINDS
 from zerokit.estimate.op_cache import OpCache
 from zerokit.estimate.prediction import Prediction
-from zerokit.estimate.rank import DryCommunicator
+from zerokit.estimate.rank import DryCommunicator, group_size
 from zerokit.estimate.tracker import BACKEND, Tracker
 from zerokit.record.hardware import Hardware
 from zerokit.train.assemble import build_engine, build_objective, can_record, is_compiled, wrap_blocks
@@ -126,6 +126,7 @@ class Simulator:
             busy=busy,
             seconds=seconds,
             recordable=can_record(cfg, engine),
+            group=engine.comm.mesh.sizes[engine.comm.mesh.innermost],
         )
 
     def _issued(self, cfg: Config) -> str:
@@ -138,7 +139,8 @@ class Simulator:
             model = registry.build("model", cfg.model, data=self._source.info)
         wrap_blocks(model, cfg, torch.device(self.hardware.device), BACKEND)
         _label_forward(model, tracker)
-        comm = DryCommunicator(world, self.hardware, tracker.clock, ledger)
+        size = group_size(cfg.zero.shard_size, world, self.hardware.per_host)
+        comm = DryCommunicator(world, self.hardware, tracker.clock, ledger, size)
         kind = partial(DryEngine, transient_gradients=self.hardware.device == "cuda")
         engine = build_engine(model, cfg, comm, batch.accumulation, kind)
         engine.fuse_update(tracker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -107,6 +108,27 @@ def build_objective(engine: Engine, source: Any, cfg: Config) -> Objective:
     return Objective(loss_function(engine, source), source.info, cfg.train.loss_mean)
 
 
+def communicator(cfg: Config, device: torch.device) -> Communicator:
+    """The ranks, as the mesh that `zero.shard_size` makes of them. A collective.
+
+    Raises:
+        ConfigError: they cannot be divided so.
+    """
+    size = cfg.zero.shard_size
+    everybody = Communicator(device, cfg.launch.timeout_s)
+    if size == "all":
+        return everybody
+    if size == "host":
+        counts = everybody.gather_row([float(os.environ.get("LOCAL_WORLD_SIZE", everybody.world))])
+        if len({count for (count,) in counts}) > 1:
+            raise ConfigError("zero.shard_size=host: the hosts have different numbers of processes; give a number.")
+        size = int(counts[0][0])
+    try:
+        return Communicator(device, cfg.launch.timeout_s, size)
+    except ValueError as error:
+        raise ConfigError(f"zero.shard_size={cfg.zero.shard_size}: {error}") from error
+
+
 def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation: int,
                  kind: Callable[..., Engine] = Engine, groups: ParameterGroups | None = None) -> Engine:  # fmt: skip
     """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say; `groups`, whose
@@ -125,6 +147,7 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         min_unit=cfg.zero.min_unit,
         prefetch=cfg.zero.prefetch,
         peers=cfg.zero.transport != "collective",
+        states=cfg.zero.states,
         guard=True if cfg.zero.guard == "always" else None,
         skip_unused=cfg.train.unused_parameters == "skip",
         seed=cfg.train.seed,

@@ -14,14 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from zerokit.comm import Communicator
 from zerokit.comm.process import close_group, device_of, open_group
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import spell
 from zerokit.config.schema import BatchConfig, Config
-from zerokit.train.assemble import build_engine, wrap_blocks
+from zerokit.train.assemble import build_engine, communicator, wrap_blocks
 from zerokit.train.client import ClientEngine
 from zerokit.train.takeover import Division, choices, divide
 from zerokit.zero.engine import Engine
@@ -68,7 +67,7 @@ def initialize(
     division = None if optimizer is None else _divide(model, optimizer, config or {})
     names = {parameter: name for name, parameter in model.named_parameters()}
     device = _join(cfg)
-    comm = Communicator(device, cfg.launch.timeout_s)
+    comm = communicator(cfg, device)
     wrap_blocks(model, cfg, device)
     accumulation = _accumulation(cfg.batch, comm.world)
     if division is None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.callbacks import Callback, Run
-from zerokit.comm import Communicator
 from zerokit.comm.process import meeting_place, place, start
 from zerokit.config.schema import Config
 from zerokit.fault import END, Ended, Limits, Monitor, is_consequence
 from zerokit.record import summary as summaries
 from zerokit.report.ended import mark_ended
-from zerokit.train.assemble import assemble
+from zerokit.train.assemble import assemble, communicator
 from zerokit.train.callbacks import Callbacks, named
 from zerokit.train.facts import Results, assembled_facts, device_name, progress_facts
 from zerokit.train.logs import log_to
@@ -48,7 +47,7 @@ def run(config: dict[str, Any], run_dir: str, advise: Advise | None = None) -> d
     with _monitor(this) as monitor:
         try:
             with start(cfg.launch) as process:
-                comm = Communicator(process.device, cfg.launch.timeout_s)
+                comm = communicator(cfg, process.device)
                 monitor.position = lambda: (comm.begun, comm.last)
                 log.info("rank %d of %d on %s", rank, world, device_name(process.device))
                 this.trainer = assemble(cfg, comm)

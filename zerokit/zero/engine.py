@@ -494,5 +494,5 @@ class Engine:
     def memory_at(self, stage: Stage | int) -> dict[str, int]:
         """Bytes of parameters, gradients and optimizer states that a rank would hold at another stage."""
         stage = STAGES[stage] if isinstance(stage, int) else stage
-        homes = stage.on(self.comm.mesh, self._states_over)
+        homes = stage.on(self.comm.mesh, self._states_over if stage.optimizer.divided else "group")
         return state_bytes(self.units, homes, self.comm.mesh, self.storage.dtypes, self.storage.states)

@@ -23,6 +23,7 @@ class Row:
     key: dotted path (of a parameter of an optimizer or scheduler: its name). kind: annotation of its values; a section
         that is not looked into is a dict. note: one line for people. default: DeepSpeed's.
     to: key of zerokit's configuration, with `value` from DeepSpeed's value to zerokit's.
+    fixed: what else of zerokit's configuration is set with it.
     needs: `key=value` of zerokit's configuration without which the key has no effect.
     accepts: values that ask for nothing; others are refused, with the note. None: every value is accepted.
     auto: what "auto" stands for. "none": not given; "nothing": any value of a key without meaning; "dtype": whether the
@@ -36,6 +37,7 @@ class Row:
     default: Any = None
     to: str = ""
     value: Callable[[Any], Any] = same
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
     accepts: tuple | None = None
     auto: str = ""
@@ -75,6 +77,11 @@ def positive(value: float) -> float | None:
 def scale_of(power: int) -> float:
     """The loss scale that `initial_scale_power` stands for."""
     return float(2**power)
+
+
+def group_of(size: int) -> Any:
+    """Processes of a group; DeepSpeed's 1 and -1 make none."""
+    return size if size > 1 else LEAVE
 
 
 def finite(steps: float | None) -> Any:

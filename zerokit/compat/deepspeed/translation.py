@@ -155,8 +155,9 @@ class _Translator:
         converted = value if value is LEAVE else row.value(value)
         if converted is LEAVE:
             return ""
-        settings[target] = converted
-        return f"{target}={spell(converted)}"
+        became = {target: converted, **row.fixed}
+        settings |= became
+        return " ".join(f"{key}={spell(value)}" for key, value in became.items())
 
     # -- "auto" ------------------------------------------------------------------------------------------------------
 
