@@ -13,8 +13,8 @@ from zerokit.estimate.costs import product_seconds
 from zerokit.estimate.tracker import Tracker
 from zerokit.model._linear_cross_entropy import softmax_gradient
 from zerokit.record.hardware import ENTRIES
-from zerokit.zero.lookup import copy_rows
-from zerokit.zero.row_gradient import add_rows, send_rows
+from zerokit.zero.rows.gradient import add_rows, send_rows
+from zerokit.zero.rows.lookup import copy_rows
 
 TOKENS, DIM = 16, 64
 ROW = DIM * 4

@@ -86,7 +86,7 @@ def _hold() -> None:
 def _flip() -> None:
     """Flip the lowest bit of one weight: at stages 1 and 2 of the part that others gather, which the next gather brings
     back; so it happens just before the comparison."""
-    from zerokit.zero.replicas import Replicas
+    from zerokit.zero.access.replicas import Replicas
 
     original = Replicas.difference
 

@@ -9,7 +9,7 @@ from tests.gpu.process import GPUS, needs_gpu
 from tests.ranks import run_ranks
 from tests.zero.training import Case, make_engine, train
 from zerokit.comm import Communicator
-from zerokit.zero.replicas import Replicas
+from zerokit.zero.access.replicas import Replicas
 
 pytestmark = [*needs_gpu, pytest.mark.skipif(GPUS < 2, reason="two GPUs are needed")]
 CASE = Case(steps=6, accumulation=2, clip_norm=1.0, compute=torch.bfloat16, master="split", cuda=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zerokit.config import registry
 from zerokit.train.initialize import initialize
-from zerokit.zero.partition import find_blocks
+from zerokit.zero.model.partition import find_blocks
 
 for group in ("optimizer", "precision", "checkpointing"):  # imported before the ranks are forked
     _ = registry.names(group)

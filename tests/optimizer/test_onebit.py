@@ -18,9 +18,9 @@ from tests.zero.models import MODELS, batches
 from tests.zero.training import make_optimizer
 from zerokit.comm.mesh import make_mesh
 from zerokit.config.registry import options_type
-from zerokit.zero.compress import exact_steps
 from zerokit.zero.engine import Engine, Numerics
 from zerokit.zero.placement import STAGES, evenly
+from zerokit.zero.update.compress import exact_steps
 
 LR, DECAY = 0.01, 0.1
 OPTIONS = {"lr": LR, "weight_decay": DECAY, "freeze_step": 3}

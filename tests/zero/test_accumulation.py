@@ -9,7 +9,7 @@ from tests.zero.models import batches
 from tests.zero.training import GROUPS, Case, make_engine, train
 from zerokit.zero.engine import Engine
 from zerokit.zero.numerics import ParameterGroups
-from zerokit.zero.update import Group
+from zerokit.zero.update.kernel import Group
 
 STAGES = [0, 1, 2, 3]
 MICROS = 4  # a power of two: shares are exact

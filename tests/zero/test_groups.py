@@ -13,8 +13,8 @@ from tests.zero.models import batches
 from tests.zero.test_collectives import as_one_of
 from tests.zero.training import Case, make_engine, train
 from zerokit.comm import Communicator
+from zerokit.zero.access.replicas import Replicas
 from zerokit.zero.engine import Engine
-from zerokit.zero.replicas import Replicas
 
 CPU = torch.device("cpu")
 BF16 = {"compute": torch.bfloat16, "master": "split", "reduce": torch.bfloat16}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zerokit.zero.master import MASTERS, Split
+from zerokit.zero.update.master import MASTERS, Split
 
 
 def bit_patterns() -> torch.Tensor:

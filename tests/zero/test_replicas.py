@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.ranks import run_ranks
 from tests.zero.training import Case, make_engine, train
+from zerokit.zero.access.replicas import Replicas, checksum, describe
 from zerokit.zero.engine import Numerics
-from zerokit.zero.replicas import Replicas, checksum, describe
 
 SPLIT = {"numerics": Numerics(torch.bfloat16, "split")}
 FLIPS = {

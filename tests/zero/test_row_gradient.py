@@ -12,7 +12,7 @@ from zerokit.comm.mesh import make_mesh
 from zerokit.zero.buffer import Buffer
 from zerokit.zero.layout import Span, make_layout
 from zerokit.zero.placement import evenly
-from zerokit.zero.row_gradient import RowPlan, RowRoute
+from zerokit.zero.rows.gradient import RowPlan, RowRoute
 from zerokit.zero.unit import Unit
 
 

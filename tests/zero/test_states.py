@@ -10,9 +10,9 @@ import torch
 from tests.zero.models import Language
 from zerokit.comm.mesh import make_mesh
 from zerokit.optimizer._base import State
-from zerokit.zero.partition import partition, unit_modules
+from zerokit.zero.model.partition import partition, unit_modules
 from zerokit.zero.placement import STAGES
-from zerokit.zero.states import States, length_along
+from zerokit.zero.update.states import States, length_along
 
 MATRICES = SimpleNamespace(
     states=(State("codes", "uint8", initial=7.0), State("scale", per=64), State("row", along="rows")), kept={}

@@ -14,9 +14,9 @@ from zerokit.comm import Communicator
 from zerokit.config import registry
 from zerokit.config.registry import Choice
 from zerokit.zero.engine import Engine
+from zerokit.zero.model.partition import find_blocks
 from zerokit.zero.numerics import Numerics, ParameterGroups
-from zerokit.zero.partition import find_blocks
-from zerokit.zero.update import Group, Now
+from zerokit.zero.update.kernel import Group, Now
 
 GROUPS = ParameterGroups((Group(0.1), Group(0.0)), lambda name, parameter: int(parameter.ndim < 2))
 

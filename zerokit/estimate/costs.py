@@ -125,5 +125,4 @@ MOVED = {
     "zerokit.add_rows": _add_rows,
     "zerokit.softmax_gradient": _softmax_gradient,
 }
-"""Operations that touch a few rows of what they are given (see `zerokit.zero.lookup` and `row_gradient`), or that write
-where they read."""
+"""Operations that touch a few rows of what they are given (see `zerokit.zero.rows`), or that write where they read."""

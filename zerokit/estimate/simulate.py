@@ -23,7 +23,7 @@ from zerokit.record.hardware import Hardware
 from zerokit.train.assemble import build_engine, build_objective, can_record, is_compiled, wrap_blocks
 from zerokit.train.objective import Objective
 from zerokit.zero.engine import Engine
-from zerokit.zero.partition import find_blocks
+from zerokit.zero.model.partition import find_blocks
 
 MICRO_BATCHES = 3
 """Micro-batches of a simulated step: the first, the last and one that stands for all between them."""

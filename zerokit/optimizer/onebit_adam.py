@@ -15,7 +15,10 @@ class OneBitAdamOptions(MomentOptions):
     """AdamW whose second moment is frozen after a warm-up; from then on ranks exchange one bit per parameter. Stages 0
     and 1."""
 
-    stages = (0, 1)  # where every rank has its whole gradient (`zerokit.zero.compress.exact_steps` refuses the others)
+    stages = (
+        0,
+        1,
+    )  # where every rank has its whole gradient; `zero.update.compress` refuses the others
 
     lr: float = 1e-3
     """Peak learning rate."""

@@ -27,8 +27,8 @@ from zerokit.train.objective import Objective
 from zerokit.train.trainer import Trainer
 from zerokit.zero.engine import Engine
 from zerokit.zero.materialize import build_on_meta
+from zerokit.zero.model.partition import find_blocks, unit_modules
 from zerokit.zero.numerics import Numerics, ParameterGroups
-from zerokit.zero.partition import find_blocks, unit_modules
 
 log = logging.getLogger(__name__)
 

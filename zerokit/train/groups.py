@@ -13,7 +13,7 @@ from zerokit.config import registry
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.registry import Choice
 from zerokit.zero.numerics import ParameterGroups
-from zerokit.zero.update import Group
+from zerokit.zero.update.kernel import Group
 
 
 @dataclass(frozen=True)

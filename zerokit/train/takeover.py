@@ -15,7 +15,7 @@ from zerokit.config import registry
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
 from zerokit.zero.numerics import ParameterGroups
-from zerokit.zero.update import Group
+from zerokit.zero.update.kernel import Group
 
 PAIR = ("beta1", "beta2")
 SPEED = {"foreach", "fused", "capturable", "differentiable"}

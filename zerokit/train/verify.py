@@ -7,7 +7,7 @@ import logging
 from zerokit.callbacks import Callback
 from zerokit.fault import Ended
 from zerokit.train.trainer import Trainer
-from zerokit.zero.replicas import Replicas
+from zerokit.zero.access.replicas import Replicas
 
 log = logging.getLogger("zerokit")
 

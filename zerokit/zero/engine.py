@@ -12,33 +12,33 @@ import torch
 from torch import Tensor, nn
 
 from zerokit.comm import Communicator
-from zerokit.zero import passes
-from zerokit.zero.attach import Attachment, attached_to
-from zerokit.zero.compress import exact_steps
-from zerokit.zero.evaluation import EvaluationWeights
+from zerokit.zero.access.evaluation import EvaluationWeights
+from zerokit.zero.access.persist import EngineState
+from zerokit.zero.access.read import WeightReader
+from zerokit.zero.access.rebuild import Parked, rebuild
+from zerokit.zero.access.values import ParameterValues
 from zerokit.zero.gather import Gatherer
-from zerokit.zero.grad_norm import GradientNorm, clip_coefficient
 from zerokit.zero.graph import CapturedStep
-from zerokit.zero.hooks import Hooks, explain
-from zerokit.zero.lookup import is_table
-from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.micro_batches import MicroBatches
+from zerokit.zero.model import passes
+from zerokit.zero.model.attach import Attachment, attached_to
+from zerokit.zero.model.hooks import Hooks, explain
+from zerokit.zero.model.partition import check_model, find_blocks, partition, unit_modules, unmanaged
+from zerokit.zero.model.structure import Structure
+from zerokit.zero.model.views import weakly
 from zerokit.zero.numerics import Numerics, ParameterGroups
-from zerokit.zero.partition import check_model, find_blocks, partition, unit_modules, unmanaged
-from zerokit.zero.persist import EngineState
 from zerokit.zero.placement import STAGES, Home, Stage, own_terms
 from zerokit.zero.plan import Plan
-from zerokit.zero.read import WeightReader
-from zerokit.zero.rebuild import Parked, rebuild
 from zerokit.zero.reduce import Reducer
+from zerokit.zero.rows.lookup import is_table
 from zerokit.zero.storage import Storage, state_bytes
-from zerokit.zero.structure import Structure
 from zerokit.zero.unit import Unit
-from zerokit.zero.unused import Unused
-from zerokit.zero.update import Rule, Update
-from zerokit.zero.values import ParameterValues
-from zerokit.zero.views import weakly
+from zerokit.zero.update.compress import exact_steps
+from zerokit.zero.update.grad_norm import GradientNorm, clip_coefficient
+from zerokit.zero.update.kernel import Rule, Update
+from zerokit.zero.update.master import MASTERS
+from zerokit.zero.update.unused import Unused
 from zerokit.zero.wire import make_wire
 
 _BUILT = ("storage", "gatherer", "gradient_norm", "reducer", "micro_batch", "reader", "state", "values", "units",
@@ -84,8 +84,9 @@ class Engine:
         rank 0's. peers: transport by peer memory where possible.
         states: if `comm` has groups of ranks, whether each of them has all optimizer states or all ranks divide them.
         guard: weights that are not there read NaN, and what autograd saves is watched for good (by default on a CPU;
-        `zerokit.zero.hooks`, [Note: entering backward]). skip_unused: leave parameters alone that no rank used in a
-        step, as PyTorch does, else take zeros for their gradients.
+        `zerokit.zero.model.hooks`, [Note: entering backward]).
+        skip_unused: leave parameters alone that no rank used in a step, as PyTorch does, else take zeros for their
+        gradients.
         compile_update: run the optimizer as one compiled kernel; transient_gradients: give the memory of gradients to
         activations from the update to the next backward pass (both by default on a GPU).
 
@@ -198,7 +199,7 @@ class Engine:
     def follow_model(self) -> bool:
         """Divide the model anew if modules or parameters were replaced, frozen or made trainable since; whether it was.
 
-        Between steps only, by all ranks alike. Weights and optimizer states go on (`zerokit.zero.rebuild`).
+        Between steps only, by all ranks alike. Weights and optimizer states go on (`zerokit.zero.access.rebuild`).
         """
         if not self._structure.has_changed():
             return False

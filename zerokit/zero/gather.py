@@ -13,7 +13,7 @@ from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispat
 from zerokit.comm import Communicator
 from zerokit.comm.journal import Parting
 from zerokit.zero.buffer import Buffer
-from zerokit.zero.passes import in_backward
+from zerokit.zero.model.passes import in_backward
 from zerokit.zero.placement import Move, Stage, path, whole
 from zerokit.zero.unit import Slot, Unit
 
@@ -43,9 +43,9 @@ class Gatherer:
     Updates run on a stream of their own, unit by unit in the order of use: the first gathers and the forward pass
     start while later units are still being updated.
 
-    [Note: reads from outside] Whoever reads a parameter that is not shown (`zerokit.zero.views`) uses its unit until
-    the forward pass under way is over, or the next one begins. In a forward pass two units that share a slot cannot be
-    used at once: that is an error on every rank, as all read the same.
+    [Note: reads from outside] Whoever reads a parameter that is not shown (`zerokit.zero.model.views`) uses its unit
+    until the forward pass under way is over, or the next one begins. In a forward pass two units that share a slot
+    cannot be used at once: that is an error on every rank, as all read the same.
     """
 
     def __init__(self, units: list[Unit], stage: Stage, comm: Communicator, prefetch: int = 1):

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
-from zerokit.zero import passes
 from zerokit.zero.gather import Gatherer
+from zerokit.zero.model import passes
 from zerokit.zero.numerics import Numerics
 from zerokit.zero.placement import Home
 from zerokit.zero.reduce import Reducer
 
 
 class MicroBatches:
-    """Those of the step under way. An engine, as `zerokit.zero.passes` sees it.
+    """Those of the step under way. An engine, as `zerokit.zero.model.passes` sees it.
 
     [Note: the mean is taken last] Backward adds gradients of sums; the update multiplies them by the reciprocal of what
     they are divided by, together with clipping, at no cost. So gradients of inputs are those of the loss, and the

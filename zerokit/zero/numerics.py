@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zerokit.zero.storage import Dtypes
-from zerokit.zero.update import Group
+from zerokit.zero.update.kernel import Group
 
 
 class Scaler(Protocol):
@@ -29,7 +29,7 @@ class Scaler(Protocol):
 class Numerics:
     """Formats of one training.
 
-    compute: of weights and activations. master: "same", "separate" or "split" (`zerokit.zero.master`).
+    compute: of weights and activations. master: "same", "separate" or "split" (`zerokit.zero.update.master`).
     accumulate: of gradients between micro-batches. reduce: of gradients on the wire. scaler: None does not scale.
     """
 

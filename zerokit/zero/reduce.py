@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from zerokit.comm import Communicator
-from zerokit.zero.grad_norm import GradientNorm
+from zerokit.zero.model.views import take_grad
 from zerokit.zero.placement import Home, own_terms, path
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
-from zerokit.zero.unused import Unused
-from zerokit.zero.views import take_grad
+from zerokit.zero.update.grad_norm import GradientNorm
+from zerokit.zero.update.unused import Unused
 from zerokit.zero.wire import CollectiveWire, PeerWire
 
 

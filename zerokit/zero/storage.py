@@ -16,10 +16,10 @@ from zerokit.comm.mesh import Mesh
 from zerokit.comm.peer import PeerMemory
 from zerokit.zero.buffer import Buffer
 from zerokit.zero.layout import Span
+from zerokit.zero.model.views import Views
 from zerokit.zero.placement import Home, Stage, own_terms, path
-from zerokit.zero.states import States
 from zerokit.zero.unit import Slot, Unit
-from zerokit.zero.views import Views
+from zerokit.zero.update.states import States
 
 
 @dataclass(frozen=True)

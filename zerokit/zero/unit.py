@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zerokit.zero.buffer import Buffer
 from zerokit.zero.layout import Layout
-from zerokit.zero.views import Views, set_grad, take_grad
+from zerokit.zero.model.views import Views, set_grad, take_grad
 
 
 @dataclass(eq=False)

@@ -20,9 +20,9 @@ from zerokit.comm import Communicator, Stream
 from zerokit.comm.peer import PeerMemory
 from zerokit.zero.buffer import Buffer, reduce
 from zerokit.zero.layout import Span
-from zerokit.zero.lookup import is_table
 from zerokit.zero.placement import Move, own_terms, path
-from zerokit.zero.row_gradient import RowRoute
+from zerokit.zero.rows.gradient import RowRoute
+from zerokit.zero.rows.lookup import is_table
 from zerokit.zero.storage import Storage, largest_by_ring, ring_of
 from zerokit.zero.unit import Slot, Unit
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from zerokit.comm import Communicator
 from zerokit.zero.layout import Span
 from zerokit.zero.placement import evenly
-from zerokit.zero.states import length_along, matrix_shape
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
-from zerokit.zero.unused import Unused
+from zerokit.zero.update.states import length_along, matrix_shape
+from zerokit.zero.update.unused import Unused
 
 WAVE = 2**27
 """Elements per rank of the matrices that travel at once: bounds the memory of `Matrices`."""

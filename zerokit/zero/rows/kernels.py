@@ -1,4 +1,4 @@
-"""The GPU kernels of `zerokit.zero.lookup` and `row_gradient`. Imported on GPUs only, where Triton is."""
+"""The GPU kernels of `zerokit.zero.rows.lookup` and `row_gradient`. Imported on GPUs only, where Triton is."""
 
 import triton
 import triton.language as tl

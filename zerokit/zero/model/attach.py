@@ -14,13 +14,13 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from zerokit.comm import Communicator
-from zerokit.zero.clipping import mark, unmark
 from zerokit.zero.gather import Gatherer
-from zerokit.zero.hooks import GONE, Hooks
-from zerokit.zero.lookup import Lookup
+from zerokit.zero.model.clipping import mark, unmark
+from zerokit.zero.model.hooks import GONE, Hooks
+from zerokit.zero.model.views import Parameters, Views, weakly
+from zerokit.zero.rows.lookup import Lookup
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
-from zerokit.zero.views import Parameters, Views, weakly
 
 OWNER = "_zerokit_attachment"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from zerokit.zero.lookup import on_device
+from zerokit.zero.rows.lookup import on_device
 from zerokit.zero.unit import Unit
 
 

@@ -74,11 +74,11 @@ def copy_rows(out: Tensor, tokens: Tensor, shards: list[Tensor]) -> None:
         whole = torch.cat(shards)
         out.copy_(whole[: len(whole) // width * width].view(-1, width)[tokens])
     elif len(tokens):
-        from zerokit.zero import rows_kernel  # needs Triton, which only GPUs have
+        from zerokit.zero.rows import kernels  # needs Triton, which only GPUs have
 
         pointers = addresses(shards, out.device)
-        grid, columns = rows_kernel.grid(*out.shape)
-        rows_kernel.copy_rows[grid](tokens, pointers, out, out.shape[1], len(shards[0]), columns)
+        grid, columns = kernels.grid(*out.shape)
+        kernels.copy_rows[grid](tokens, pointers, out, out.shape[1], len(shards[0]), columns)
 
 
 @copy_rows.register_fake

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zerokit.comm import Communicator
 from zerokit.state.piece import DTYPES, NAMES, Piece
-from zerokit.zero.persist import WEIGHT, EngineState
+from zerokit.zero.access.persist import WEIGHT, EngineState
 
 if TYPE_CHECKING:
     from zerokit.zero.engine import Engine

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zerokit.comm.peer import PeerMemory
 from zerokit.zero.layout import ALIGNMENT, Span, round_up
-from zerokit.zero.lookup import addresses, on_device
+from zerokit.zero.rows.lookup import addresses, on_device
 from zerokit.zero.unit import Unit
 
 
@@ -143,11 +143,11 @@ def send_rows(
     targets: the landing places at all ranks but `own`, in order. Row i goes to place i - bases[owner] of it.
     """
     if values.is_cuda:
-        from zerokit.zero import rows_kernel  # needs Triton, which only GPUs have
+        from zerokit.zero.rows import kernels  # needs Triton, which only GPUs have
 
         there = addresses([*targets[:own], values[:0], *targets[own:]], values.device)
-        grid, columns = rows_kernel.grid(*values.shape)
-        rows_kernel.send_rows[grid](values, ids, used, bases, there, values.shape[1], shard, own, columns)
+        grid, columns = kernels.grid(*values.shape)
+        kernels.send_rows[grid](values, ids, used, bases, there, values.shape[1], shard, own, columns)
         return
     dim, owners = values.shape[1], [rank for rank in range(len(bases)) if rank != own]
     count = int(used)
@@ -180,11 +180,11 @@ def add_rows(
     """
     dim = values.shape[1]
     if gradient.is_cuda:
-        from zerokit.zero import rows_kernel  # needs Triton, which only GPUs have
+        from zerokit.zero.rows import kernels  # needs Triton, which only GPUs have
 
         there, where = addresses(landed, gradient.device), addresses(places, gradient.device)
-        grid, columns = rows_kernel.grid(len(own), dim)
-        rows_kernel.add_rows[grid](
+        grid, columns = kernels.grid(len(own), dim)
+        kernels.add_rows[grid](
             gradient, values, own, there, where, start, len(gradient), dim, len(landed), accumulate, columns
         )
         return

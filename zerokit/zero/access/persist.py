@@ -27,9 +27,9 @@ from zerokit.state.rankfile import RankFile
 from zerokit.state.read import StateReader, check_fits, restore, verify
 from zerokit.state.save import check_json, save_state
 from zerokit.zero import placement
-from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import STAGES, Home
+from zerokit.zero.update.master import MASTERS
 
 if TYPE_CHECKING:
     from zerokit.zero.engine import Engine

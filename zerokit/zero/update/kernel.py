@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator
-from zerokit.zero.compress import MomentumExchange
 from zerokit.zero.layout import ALIGNMENT, Span, round_up
-from zerokit.zero.phases import Matrices, Piece, Sums, pieces_of
-from zerokit.zero.states import State, matrix_shape, of_elements
 from zerokit.zero.storage import Storage, update_spans
 from zerokit.zero.unit import Unit
-from zerokit.zero.unused import Unused
+from zerokit.zero.update.compress import MomentumExchange
+from zerokit.zero.update.phases import Matrices, Piece, Sums, pieces_of
+from zerokit.zero.update.states import State, matrix_shape, of_elements
+from zerokit.zero.update.unused import Unused
 
 EXACT = {"emulate_precision_casts": True}
 """Options of the compiler: products and sums are rounded one by one. Left free to fuse them, it decides from a buffer's
@@ -78,7 +78,7 @@ class Group:
 @dataclass
 class Part:
     """Elements that one kernel updates: views of the arenas. known: results of phases, for this part. number: of the
-    parameter (`zerokit.zero.unused`), where they are all of one."""
+    parameter (`zerokit.zero.update.unused`), where they are all of one."""
 
     weight: Tensor
     extra: Tensor | None

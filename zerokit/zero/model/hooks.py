@@ -12,7 +12,7 @@ outputs that are views) have prehooks: these cost nothing per tensor, and miss w
 while a module of a unit that shares its memory runs, and around it while the model does, what autograd saves is
 wrapped: whoever unpacks it enters the module's units, and gathers what is unpacked. On a GPU, where the host's time
 counts, this ends once two passes have not needed it; from then on a node that would read weights which are not there
-raises (`zerokit.zero.views`, [Note: valid views]).
+raises (`zerokit.zero.model.views`, [Note: valid views]).
 
 The hooks wrap `module.forward` from outside, so neither `torch.compile` of a block nor its activation checkpointing
 meets them. A model's own checkpoint around several units does: its recomputation gathers them again; one inside a unit
@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from zerokit.zero import passes
 from zerokit.zero.gather import Gatherer
-from zerokit.zero.passes import in_backward
+from zerokit.zero.model import passes
+from zerokit.zero.model.passes import in_backward
+from zerokit.zero.model.views import Views, weakly
 from zerokit.zero.reduce import Reducer
 from zerokit.zero.unit import Slot, Unit
-from zerokit.zero.views import Views, weakly
 
 GONE = "The engine of this model is gone: keep the engine as long as its model is used, or call engine.detach() first."
 QUIET = 2

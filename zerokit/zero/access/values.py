@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from zerokit.zero.buffer import Buffer
-from zerokit.zero.master import MASTERS
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import Home
-from zerokit.zero.states import State, StateSlice, length_along
 from zerokit.zero.unit import Unit
+from zerokit.zero.update.master import MASTERS
+from zerokit.zero.update.states import State, StateSlice, length_along
 
 if TYPE_CHECKING:
     from zerokit.zero.engine import Engine

@@ -1,0 +1,1 @@
+"""What lies on a model: units, views, hooks and the backward passes that they follow."""

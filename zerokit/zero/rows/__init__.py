@@ -1,0 +1,1 @@
+"""Embeddings by rows: read and summed where they lie, without the table."""

@@ -1,0 +1,1 @@
+"""The update of what a rank owns: states, phases, norms and the kernel that writes."""
