@@ -49,26 +49,16 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-def _imports(name: str, top_level: bool = False) -> set[str]:
-    """The modules that a module imports, anywhere or only when it is imported itself."""
-    tree = ast.parse(MODULES[name].read_text())
-    nodes = _run_at_import(tree) if top_level else ast.walk(tree)
+def _imports(name: str) -> set[str]:
+    """The modules that a module imports, anywhere."""
     found = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
-
-
-def _run_at_import(node: ast.AST):
-    for child in ast.iter_child_nodes(node):
-        is_typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
-        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) and not is_typing:
-            yield child
-            yield from _run_at_import(child)
 
 
 def _own(imported: str) -> str | None:
@@ -97,7 +87,8 @@ def test_imports_go_down_only():
 
 
 def test_there_are_no_cycles():
-    graph = {name: {_own(i) for i in _imports(name, top_level=True)} - {None, "zerokit", name} for name in MODULES}
+    """Those inside functions and for type checkers count as well."""
+    graph = {name: {_own(i) for i in _imports(name)} - {None, "zerokit", name} for name in MODULES}
     list(TopologicalSorter(graph).static_order())
 
 

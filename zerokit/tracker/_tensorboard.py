@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zerokit.tracker._base import RunInfo
-
-if TYPE_CHECKING:
-    from zerokit.tracker.tensorboard import TensorboardOptions
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +15,7 @@ log = logging.getLogger(__name__)
 class TensorboardTracker:
     """Writes metrics as scalars, the config and the summary as text. No method raises."""
 
-    def __init__(self, options: TensorboardOptions, run: RunInfo) -> None:
+    def __init__(self, options: Any, run: RunInfo) -> None:
         self._writer: Any = None
         self._guard("start", lambda: self._start(options, run))
 
@@ -43,7 +40,7 @@ class TensorboardTracker:
             log.warning("tensorboard is off for the rest of this run (%s: %s: %s); metrics.jsonl goes on.",
                         action, type(error).__name__, line)  # fmt: skip
 
-    def _start(self, options: TensorboardOptions, run: RunInfo) -> None:
+    def _start(self, options: Any, run: RunInfo) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(run.directory / "tensorboard", flush_secs=options.flush_secs)

@@ -6,13 +6,10 @@ import logging
 import netrc
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from zerokit.tracker._base import RunInfo
-
-if TYPE_CHECKING:
-    from zerokit.tracker.wandb import WandbOptions
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +22,7 @@ MODES = ("online", "offline", "disabled")
 class WandbTracker:
     """Shows a run in W&B. No method raises."""
 
-    def __init__(self, options: WandbOptions, run: RunInfo) -> None:
+    def __init__(self, options: Any, run: RunInfo) -> None:
         self._options = options
         self._info = run
         self._run: Any = None

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from zerokit.compat.deepspeed import comm
 from zerokit.compat.deepspeed.log import tell
+from zerokit.compat.deepspeed.parts import EngineParts
 from zerokit.config import registry
 from zerokit.config.schema import Config
 from zerokit.tracker import RunInfo
-
-if TYPE_CHECKING:
-    from zerokit.compat.deepspeed.engine import DeepSpeedEngine
 
 
 class Monitor:
@@ -38,7 +36,7 @@ class Monitor:
         if self._active:
             self._losses.append(loss)
 
-    def report(self, engine: DeepSpeedEngine) -> None:
+    def report(self, engine: EngineParts) -> None:
         """Show the step that was just made."""
         losses, self._losses = self._losses, []
         step = engine.global_steps
@@ -54,7 +52,7 @@ class Monitor:
             tell(f"step {step}: {', '.join(values)}, skipped {int(metrics['precision/skipped_steps'])}")
 
     @staticmethod
-    def _metrics(engine: DeepSpeedEngine, losses: list[Tensor]) -> dict[str, float]:
+    def _metrics(engine: EngineParts, losses: list[Tensor]) -> dict[str, float]:
         metrics = {
             "train/grad_norm": engine.get_global_grad_norm(),
             "optim/lr": engine.get_lr()[0],
@@ -67,7 +65,7 @@ class Monitor:
             metrics["precision/loss_scale"] = engine.loss_scale
         return metrics
 
-    def finish(self, engine: DeepSpeedEngine) -> None:
+    def finish(self, engine: EngineParts) -> None:
         """Close the tracker's run."""
         if self._tracker is not None:
             self._tracker.finish({"steps": engine.global_steps, "status": "finished"})

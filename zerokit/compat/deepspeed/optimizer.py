@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from zerokit.compat.deepspeed.parts import EngineParts
 from zerokit.config.errors import ConfigError
 from zerokit.train.client import Hyperparameters
 from zerokit.train.takeover import Division
-
-if TYPE_CHECKING:
-    from zerokit.compat.deepspeed.engine import DeepSpeedEngine
 
 
 class DeepSpeedOptimizer(torch.optim.Optimizer):
@@ -22,7 +20,7 @@ class DeepSpeedOptimizer(torch.optim.Optimizer):
     Learning rates, and one momentum (or first beta) for all groups, may change from step to step.
     """
 
-    def __init__(self, engine: DeepSpeedEngine, groups: list[dict[str, Any]], division: Division,
+    def __init__(self, engine: EngineParts, groups: list[dict[str, Any]], division: Division,
                  client: torch.optim.Optimizer | None):  # fmt: skip
         self._engine, self._division = weakref.ref(engine), division
         if client is None:
@@ -35,7 +33,7 @@ class DeepSpeedOptimizer(torch.optim.Optimizer):
         self._hyperparameters = Hyperparameters(self.param_groups, division)
 
     @property
-    def engine(self) -> DeepSpeedEngine:
+    def engine(self) -> EngineParts:
         """The engine it belongs to."""
         engine = self._engine()
         assert engine is not None, "the engine is gone"

@@ -9,19 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zerokit.compat.deepspeed.log import tell, warn
+from zerokit.compat.deepspeed.parts import EngineParts
 from zerokit.state.disk import Disk, remove_tree
 from zerokit.state.piece import NAMES
 from zerokit.state.rankfile import header, view_bytes
 from zerokit.state.read import StateReader, verify
-
-if TYPE_CHECKING:
-    from zerokit.compat.deepspeed.engine import DeepSpeedEngine
 
 LATEST = "latest"
 
@@ -47,7 +45,7 @@ def folder_of(argument: str, value: str | Path) -> Path:
     return Path(value)
 
 
-def save(engine: DeepSpeedEngine, folder: Path, tag: str, client_state: Mapping[str, Any], latest: bool) -> None:
+def save(engine: EngineParts, folder: Path, tag: str, client_state: Mapping[str, Any], latest: bool) -> None:
     """Save the training as `folder/tag`, in the place of one of that name. A collective."""
     inner = engine.engine
     if inner.micro_batches:
@@ -124,7 +122,7 @@ def find(folder: Path, tag: str | None) -> Path | None:
     return folder / tag
 
 
-def load(engine: DeepSpeedEngine, folder: Path, tag: str | None, parts: Parts) -> tuple[str | None, Any]:
+def load(engine: EngineParts, folder: Path, tag: str | None, parts: Parts) -> tuple[str | None, Any]:
     """Take a state; its path and client state. A collective."""
     path = find(folder, tag)
     if path is None:
@@ -148,7 +146,7 @@ def load(engine: DeepSpeedEngine, folder: Path, tag: str | None, parts: Parts) -
 # -- whole models ----------------------------------------------------------------------------------------------------
 
 
-def whole_model(engine: DeepSpeedEngine, exclude_frozen: bool = False, everywhere: bool = False) -> dict[str, Tensor]:
+def whole_model(engine: EngineParts, exclude_frozen: bool = False, everywhere: bool = False) -> dict[str, Tensor]:
     """Whole compute weights and buffers by name on the CPU, of rank 0 alone unless `everywhere`. A collective."""
     inner, module = engine.engine, engine.module
     keep = everywhere or inner.comm.rank == 0
@@ -174,7 +172,7 @@ def _aliases(module: torch.nn.Module) -> dict[str, str]:
     return {alias: names[parameter] for alias, parameter in every if alias != names[parameter]}
 
 
-def save_model(engine: DeepSpeedEngine, path: Path, exclude_frozen: bool) -> None:
+def save_model(engine: EngineParts, path: Path, exclude_frozen: bool) -> None:
     """Write the whole model as one file, in the form that its name says. A collective."""
     weights = whole_model(engine, exclude_frozen)
     if engine.engine.comm.rank == 0:

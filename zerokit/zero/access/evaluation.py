@@ -5,12 +5,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from zerokit.zero.engine import Engine
+from zerokit.zero.access.parts import EngineParts
 
 
 class EvaluationWeights:
@@ -19,7 +17,7 @@ class EvaluationWeights:
     Meanwhile a copy of this rank's weights is kept. Does nothing for optimizers whose rules have no `evaluate`.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: EngineParts):
         self._engine = weakref.proxy(engine)  # which has this
         update = engine._update
         self._parts = [(part, rule.evaluate) for part, rule in update.parts() if rule.evaluate is not None]

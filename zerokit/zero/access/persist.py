@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,10 @@ from zerokit.state.rankfile import RankFile
 from zerokit.state.read import StateReader, check_fits, restore, verify
 from zerokit.state.save import check_json, save_state
 from zerokit.zero import placement
+from zerokit.zero.access.parts import EngineParts
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import STAGES, Home
 from zerokit.zero.update.master import MASTERS
-
-if TYPE_CHECKING:
-    from zerokit.zero.engine import Engine
 
 WEIGHT = "weight/"
 NUMPY_GENERATOR = "MT19937"
@@ -103,7 +101,7 @@ def _numpy_state() -> Iterator[tuple[str, Tensor]]:
 class EngineState:
     """Saves and loads the state of an engine."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: EngineParts):
         self._engine, self._comm, self._storage = weakref.proxy(engine), engine.comm, engine.storage
         self._master = MASTERS[engine.numerics.master]
         self._exchange: Exchange | None = None

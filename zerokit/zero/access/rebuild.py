@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from zerokit.comm import Communicator
 from zerokit.state.piece import DTYPES, NAMES, Piece
+from zerokit.zero.access.parts import EngineParts
 from zerokit.zero.access.persist import WEIGHT, EngineState
-
-if TYPE_CHECKING:
-    from zerokit.zero.engine import Engine
-
 
 MASTER = "master of "
 """Before the name of a weight: the fp32 values that it had when it was frozen."""
@@ -47,7 +43,7 @@ class Parked:
     own_steps: dict[str, Tensor] = field(default_factory=dict)
 
 
-def rebuild(engine: Engine) -> None:
+def rebuild(engine: EngineParts) -> None:
     """Divide the model of an engine as it is now. A collective."""
     names = {p: name for name, p in engine.module.named_parameters()}
     renamed = {old: names[p] for unit in engine.units for old, p in unit.named_parameters() if p in names}

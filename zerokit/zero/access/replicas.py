@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from zerokit.comm.mesh import Mesh
+from zerokit.zero.access.parts import EngineParts
 from zerokit.zero.placement import Home, Placement
-
-if TYPE_CHECKING:
-    from zerokit.zero.engine import Engine
 
 CHUNK = 1 << 22
 """Elements that are widened to 64 bits at a time."""
@@ -40,7 +37,7 @@ class Replicas:
     """Compares checksums of everything that several ranks hold: weights, what completes them to master weights, and
     optimizer states, wherever the stage has them; a state that an optimizer keeps whole is so at every stage."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: EngineParts):
         self._engine, self._comm = engine, engine.comm
         mesh = self._comm.mesh
         found = [] if mesh.world == 1 else [item for item in self._held() if item[1].shared]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from zerokit.zero.access.parts import EngineParts
 from zerokit.zero.buffer import Buffer
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import Home
@@ -21,14 +21,11 @@ from zerokit.zero.unit import Unit
 from zerokit.zero.update.master import MASTERS
 from zerokit.zero.update.states import State, StateSlice, length_along
 
-if TYPE_CHECKING:
-    from zerokit.zero.engine import Engine
-
 
 class ParameterValues:
     """Reads and writes the parameters of an engine by their names in the model."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: EngineParts):
         self._engine, self._storage, self._comm = weakref.proxy(engine), engine.storage, engine.comm
         self._place = {name: (unit, index) for unit in engine.units for index, name in enumerate(unit.names)}
         self._writer = Materializer(engine.storage, MASTERS[engine.numerics.master], engine.comm)
