@@ -19,7 +19,7 @@ class WandbOptions:
     """User or team that owns the project; null takes the default of the account."""
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto takes $WANDB_MODE if set, else online if a key is present, else offline."""
-    init_timeout: float = 3.0
+    init_timeout: float = 2.5
     """Seconds to wait for the server at the start; after that the run is recorded offline."""
     finish_timeout: float = 4.0
     """Seconds to wait for uploads at the end; what is left stays on disk for `wandb sync`."""
