@@ -53,7 +53,7 @@ class Outcome:
         return (self.folder / "logs" / name).read_text(errors="replace")
 
 
-def run(folder: Path, *words: str, start: str = "local", timeout: float = 60) -> Outcome:
+def run(folder: Path, *words: str, start: str = "local", timeout: float = 120) -> Outcome:
     """A whole run: in this process if it starts locally (the workers are forked), else under torchrun."""
     if start != "local":
         process = begin(folder, *words, start=start)
@@ -103,7 +103,7 @@ def begin(folder: Path, *words: str, start: str = "local") -> subprocess.Popen:
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen, folder: Path, since: float, timeout: float = 60) -> Outcome:
+def finish(process: subprocess.Popen, folder: Path, since: float, timeout: float = 120) -> Outcome:
     """Wait for the end of a command; `seconds` count from `since`."""
     _, stderr = process.communicate(timeout=timeout)
     return Outcome(process.returncode, time.time() - since, stderr, folder / "run")
