@@ -21,6 +21,9 @@ REFUSALS = {
     "inside a reentrant checkpoint and outside": r"It is used inside a reentrant checkpoint and outside of it",
 }
 """Errors that are an answer, by what they refuse. Each says what to do instead."""
+PYTORCHS = {"a weight whose use backward does not show, told by PyTorch": r"modified by an inplace operation"}
+"""The same where the script itself calls autograd, so that nobody adds to the error: what it is about, and no more."""
+CALLS_AUTOGRAD = frozenset({"plain_backward", "gradient_penalty"})
 
 FINE = frozenset({"same", "refused", "invalid"})
 
@@ -55,7 +58,7 @@ class Tolerance:
 # differs in its last bit may round to another bf16 weight, 4e-3 apart, which moves the gradients of all; in
 # fp16 an eighth of it or so. A wrong gradient (of other weights, missing, counted twice, of one rank alone) is off by
 # about its own size.
-TOLERANCES = {"fp32": Tolerance(1e-4, 2e-5), "fp16": Tolerance(0.06, 0.002), "bf16": Tolerance(0.1, 0.003)}
+TOLERANCES = {"fp32": Tolerance(1e-4, 2e-5), "fp16": Tolerance(0.06, 0.002), "bf16": Tolerance(0.2, 0.003)}
 ROUNDING = 5e-6
 
 
@@ -77,11 +80,12 @@ def judge(program: Program, wanted: Any, answers: list[Any]) -> Result:
     first, records = wanted
     silent = [rank for rank, answer in enumerate(answers) if answer is None]
     failures = [answer for answer in answers if answer is not None and not isinstance(answer, dict)]
-    if silent and not (failures and all(_refusal(failure.message) for failure in failures)):
+    refusals = REFUSALS | (PYTORCHS if program.extras & CALLS_AUTOGRAD else {})
+    if silent and not (failures and all(_refusal(failure.message, refusals) for failure in failures)):
         seen = f"; another: {failures[0].kind}: {failures[0].message}" if failures else ""
         return Result("hang", f"no answer from rank {silent[0]}{seen}")
     if failures:
-        return _failed(failures, answers)
+        return _failed(failures, answers, refusals)
     tolerance = TOLERANCES["bf16" if "autocast" in program.extras else program.precision]
     nearness = 0.0
     for rank, (got, want) in enumerate(zip(answers, records, strict=True)):
@@ -92,18 +96,18 @@ def judge(program: Program, wanted: Any, answers: list[Any]) -> Result:
     return Result("same", nearness=nearness)
 
 
-def _failed(failures: list[Any], answers: list[Any]) -> Result:
+def _failed(failures: list[Any], answers: list[Any], refusals: dict[str, str]) -> Result:
     """An error that is an answer may leave other ranks waiting, which their launcher ends."""
-    kinds = {_refusal(failure.message) for failure in failures}
+    kinds = {_refusal(failure.message, refusals) for failure in failures}
     if None not in kinds and len(failures) + answers.count(None) == len(answers):
         return Result("refused", ", ".join(sorted(kinds)))
-    worst = next((failure for failure in failures if _refusal(failure.message) is None), failures[0])
+    worst = next((failure for failure in failures if _refusal(failure.message, refusals) is None), failures[0])
     some = "" if len(failures) == len(answers) else f" (on {len(failures)} of {len(answers)} ranks)"
     return Result("crash", f"{worst.kind}{some}: {worst.message}\n{worst.trace}")
 
 
-def _refusal(message: str) -> str | None:
-    return next((name for name, pattern in REFUSALS.items() if re.search(pattern, message)), None)
+def _refusal(message: str, refusals: dict[str, str]) -> str | None:
+    return next((name for name, pattern in refusals.items() if re.search(pattern, message)), None)
 
 
 def _difference(got: dict, want: dict, first: dict, tolerance: Tolerance) -> tuple[str, float]:
