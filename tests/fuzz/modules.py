@@ -161,7 +161,9 @@ class _Saves(torch.autograd.Function):
         return gradient @ weight, gradient.flatten(0, -2).T @ x.flatten(0, -2)
 
 
-class _Keeps(torch.autograd.Function):
+class Keeps(torch.autograd.Function):
+    """Keeps its weight beside what autograd saves."""
+
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x)
@@ -175,7 +177,7 @@ class _Keeps(torch.autograd.Function):
 
 
 class KeptByFunction(SavedByFunction):
-    function = _Keeps
+    function = Keeps
 
 
 SavedByFunction.function = _Saves

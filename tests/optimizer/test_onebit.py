@@ -44,7 +44,7 @@ def chunks_of(engine: Engine) -> dict[str, list[tuple[int, int]]]:
     found, mesh = {}, engine.comm.mesh
     for unit in engine.storage.trainable:
         for index, name in enumerate(unit.names):
-            shards = [unit.layout.held(evenly(mesh), mesh.at(rank)) for rank in range(mesh.world)]
+            shards = [unit.layout.held(evenly(mesh), rank) for rank in mesh.ranks]
             spans = [unit.layout.overlap(index, shard)[0] for shard in shards]
             found[name] = [(span.start, span.stop) for span in spans]
     return found

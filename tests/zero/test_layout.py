@@ -16,8 +16,7 @@ def layout_of(sizes, world):
 
 
 def shards_of(layout, world):
-    ranks = [make_mesh(world, rank) for rank in range(world)]
-    return [layout.held(evenly(rank), rank) for rank in ranks]
+    return [layout.held(evenly(rank), rank) for rank in make_mesh(world).ranks]
 
 
 @given(SIZES, WORLDS)

@@ -91,22 +91,18 @@ class Communicator:
         return self.mesh.world
 
     def _make_groups(self, timeout_s: float | None) -> dict[tuple[int | None, str], dist.ProcessGroup]:
-        """Process groups by axis and purpose; what is missing runs in the default group."""
+        """Process groups by axis and purpose, as far as they need be others than `_group` finds instead."""
         mesh, inner = self.mesh, self.mesh.innermost
         separate, several = self.device.type == "cuda" and mesh.world > 1, len(mesh.sizes) > 1
         wanted = [(None, GATHER), (None, REDUCE)] if separate else []
         wanted += [(axis, REDUCE) for axis in range(len(mesh.sizes)) if several and mesh.world > 1]
         wanted += [(inner, GATHER)] if separate and several else []
-        groups = {key: _side_group(mesh, *key, timeout_s) for key in wanted}
-        for axis in range(len(mesh.sizes)):
-            for purpose in (GATHER, REDUCE):
-                alternative = (axis, REDUCE) if several else (None, purpose)
-                if (axis, purpose) not in groups and alternative in groups:
-                    groups[axis, purpose] = groups[alternative]
-        return groups
+        return {key: _side_group(mesh, *key, timeout_s) for key in wanted}
 
     def _group(self, axis: int | None, purpose: str) -> dist.ProcessGroup | None:
-        return self._groups.get((axis, purpose))
+        """Along an axis; one axis is that of all ranks, and one group may serve both purposes. None: the default."""
+        axis = axis if len(self.mesh.sizes) > 1 else None
+        return self._groups.get((axis, purpose)) or self._groups.get((axis, REDUCE))
 
     @property
     def outer(self) -> Stream:

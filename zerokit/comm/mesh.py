@@ -36,6 +36,11 @@ class Mesh:
         """The mesh as another rank sees it."""
         return replace(self, rank=rank)
 
+    @property
+    def ranks(self) -> list[Mesh]:
+        """The mesh as every rank sees it."""
+        return [self.at(rank) for rank in range(self.world)]
+
     def row(self, axis: int) -> list[int]:
         """The ranks along an axis through this one, in their order."""
         stride = self.stride(axis)
@@ -44,7 +49,7 @@ class Mesh:
 
     def rows(self, axis: int) -> list[list[int]]:
         """All rows along an axis; every rank is in one of them."""
-        return [self.at(r).row(axis) for r in range(self.world) if self.at(r).coordinate(axis) == 0]
+        return [mesh.row(axis) for mesh in self.ranks if mesh.coordinate(axis) == 0]
 
 
 def make_mesh(world: int, rank: int = 0, shard_size: int | None = None) -> Mesh:

@@ -114,19 +114,20 @@ def communicator(cfg: Config, device: torch.device) -> Communicator:
     Raises:
         ConfigError: they cannot be divided so.
     """
-    size = cfg.zero.shard_size
-    everybody = Communicator(device, cfg.launch.timeout_s)
-    if size == "all":
-        return everybody
-    if size == "host":
-        counts = everybody.gather_row([float(os.environ.get("LOCAL_WORLD_SIZE", everybody.world))])
-        if len({count for (count,) in counts}) > 1:
-            raise ConfigError("zero.shard_size=host: the hosts have different numbers of processes; give a number.")
-        size = int(counts[0][0])
+    asked = cfg.zero.shard_size
+    size = None if asked == "all" else _ranks_of_a_host(cfg, device) if asked == "host" else asked
     try:
         return Communicator(device, cfg.launch.timeout_s, size)
     except ValueError as error:
-        raise ConfigError(f"zero.shard_size={cfg.zero.shard_size}: {error}") from error
+        raise ConfigError(f"zero.shard_size={asked}: {error}") from error
+
+
+def _ranks_of_a_host(cfg: Config, device: torch.device) -> int:
+    everybody = Communicator(device, cfg.launch.timeout_s)
+    counts = everybody.gather_row([float(os.environ.get("LOCAL_WORLD_SIZE", everybody.world))])
+    if len({count for (count,) in counts}) > 1:
+        raise ConfigError("zero.shard_size=host: the hosts have different numbers of processes; give a number.")
+    return int(counts[0][0])
 
 
 def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation: int,

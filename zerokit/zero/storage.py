@@ -178,11 +178,7 @@ class Storage:
         }
 
 
-def update_spans(storage: Storage) -> dict[Unit, list[Span]]:
-    """What this rank updates of each trainable unit, cut by hyperparameter group."""
-    return {unit: list(_updated(unit, storage)) for unit in storage.trainable}
-
-
-def _updated(unit: Unit, storage: Storage) -> Iterator[Span]:
+def update_spans(storage: Storage, unit: Unit) -> Iterator[Span]:
+    """What this rank updates of a trainable unit, cut by hyperparameter group."""
     mine = unit.layout.held(storage.stage.optimizer, storage.mesh)
     return (part for span in unit.layout.spans if len(part := span.clip(mine.start, mine.stop)))

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from zerokit.comm.mesh import make_mesh
+from tests.zero.test_layout import shards_of
 from zerokit.zero.buffer import Buffer
-from zerokit.zero.layout import Span, make_layout
-from zerokit.zero.placement import evenly
+from zerokit.zero.layout import make_layout
 from zerokit.zero.rows.gradient import RowPlan, RowRoute
 from zerokit.zero.unit import Unit
 
@@ -38,7 +37,7 @@ def exchange(uses: list[list[tuple[Tensor, Tensor]]], rows: int, dim: int, held:
     world, device = len(uses), held.device
     dtype = uses[0][0][1].dtype
     units = [make_unit(rows, dim, world, str(device), dtype) for _ in range(world)]
-    shards = shards_of(units[0], world)
+    shards = shards_of(units[0].layout, world)
     size = RowRoute.elements(units[0], shards, dtype.itemsize)
     buffers = [torch.full((size * world,), 7.0, dtype=dtype, device=device) for _ in range(world)]
     routes = [RowRoute(unit, SharedMemory(buffers, rank), shards) for rank, unit in enumerate(units)]
@@ -57,11 +56,6 @@ def exchange(uses: list[list[tuple[Tensor, Tensor]]], rows: int, dim: int, held:
     for rank, route in enumerate(routes):
         route.add(sums[rank], [sender_place(sender, rank, world) * size for sender in range(world)], accumulate)
     return torch.cat([unit.gradient.values for unit in units])[: rows * dim].view(rows, dim)
-
-
-def shards_of(unit: Unit, world: int) -> list[Span]:
-    ranks = [make_mesh(world, rank) for rank in range(world)]
-    return [unit.layout.held(evenly(rank), rank) for rank in ranks]
 
 
 def sender_place(sender: int, owner: int, world: int) -> int:
@@ -129,7 +123,7 @@ def test_a_whole_gradient_beside_the_rows_is_added():
 @pytest.mark.parametrize("world", [2, 3, 8, 64])
 def test_every_row_belongs_to_those_who_hold_a_part_of_it(world):
     unit = make_unit(50, 36, world, "cpu", torch.float32)
-    shards = shards_of(unit, world)
+    shards = shards_of(unit.layout, world)
     plan = RowPlan(unit, shards)
     for rank, shard in enumerate(shards):
         touched = {element // 36 for element in range(shard.start, min(shard.stop, 50 * 36))}

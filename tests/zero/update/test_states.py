@@ -27,7 +27,7 @@ def states_of(world: int, stage: int) -> list[States]:
     """The states of every rank."""
     model = Language()
     units = partition(model, world, unit_modules(model), lambda name, parameter: int(parameter.ndim < 2))
-    ranks = [make_mesh(world, rank) for rank in range(world)]
+    ranks = make_mesh(world).ranks
     return [States(units, STAGES[stage].on(rank), (MATRICES, OTHERS), rank, CPU) for rank in ranks]
 
 

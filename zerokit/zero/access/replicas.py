@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -75,12 +76,13 @@ class Replicas:
         return describe(self._groups, table.tolist())
 
 
+@cache  # a model has many tensors and few homes
 def _alike(home: Home, mesh: Mesh) -> list[list[int]]:
     """The ranks that hold the same, for every part that there is."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for rank in range(mesh.world):
-        own = tuple(mesh.at(rank).coordinate(axis) for axis, p in enumerate(home.over) if p is not Placement.REPLICATE)
-        groups.setdefault(own, []).append(rank)
+    divided = [axis for axis, p in enumerate(home.over) if p is not Placement.REPLICATE]
+    for member in mesh.ranks:
+        groups.setdefault(tuple(map(member.coordinate, divided)), []).append(member.rank)
     return list(groups.values())
 
 

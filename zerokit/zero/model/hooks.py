@@ -334,17 +334,18 @@ class ModuleHooks:
 
     def before_backward(self, _gradients: tuple) -> None:
         """A node is about to run that made an output."""
+        self._enter(self.needed_in_backward)
+
+    def _enter(self, units: Sequence[Unit]) -> None:
         self.hooks.meet()
-        for unit in self.needed_in_backward:
+        for unit in units:
             self.hooks.gatherer.activate(unit, backward=True)
 
     def entered(self) -> None:
         """A node is about to run that the module's forward has made."""
-        for unit in self.needed_in_backward:
-            if not unit.model_views.readable and in_backward():
-                self._quiet = -1  # this pass needed it
-                self.before_backward(())
-                return
+        if in_backward() and not all(unit.model_views.readable for unit in self.needed_in_backward):
+            self._quiet = -1  # this pass needed it
+            self._enter(self.needed_in_backward)
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether a tensor lies where units take turns."""
@@ -356,17 +357,14 @@ class ModuleHooks:
         Raises:
             RuntimeError: they have been updated since.
         """
-        gatherer = self.hooks.gatherer
-        if unit.trainable and version != gatherer.version:
+        if unit.trainable and version != self.hooks.gatherer.version:
             raise RuntimeError(
                 f"The weights of '{unit.name}' have been updated since the forward pass whose backward pass needs "
                 "them: call engine.step() after the backward passes of everything that was computed before."
             )
-        if unit.model_views.readable:
-            return
-        self._quiet = -1  # this pass needed it
-        self.hooks.meet()
-        gatherer.activate(unit, backward=True)
+        if not unit.model_views.readable:
+            self._quiet = -1  # this pass needed it
+            self._enter([unit])
 
     def after_backward(self, _gradient: Tensor) -> None:
         """The gradient of an input is known."""

@@ -123,8 +123,7 @@ class MomentumExchange:
         self._storage, self._comm, self._rules = storage, comm, rules
         self._units = storage.trainable if any(rule.exact_steps is not None for rule in rules) else []
         mesh = comm.mesh
-        ranks = [mesh.at(rank) for rank in range(mesh.world)]
-        shards = {unit: [unit.layout.held(evenly(mesh), rank) for rank in ranks] for unit in self._units}
+        shards = {unit: [unit.layout.held(evenly(mesh), rank) for rank in mesh.ranks] for unit in self._units}
         self._signs = {unit: Signs(unit, shards[unit], storage.device) for unit in self._units}
         divided = self._units and storage.states.home("exp_avg").divided
         self._means = {

@@ -177,8 +177,8 @@ class Update:
         self._divided: set[Unit] = set()  # whose parts are of one parameter each
         self._parts: dict[Unit, list[Part]] = {unit: [] for unit in storage.trainable}
         pieces: list[list[tuple[Piece, Part]]] = [[] for _ in self.groups]
-        for unit, spans in update_spans(storage).items():
-            for span in spans:
+        for unit in storage.trainable:
+            for span in update_spans(storage, unit):
                 if self.groups[span.group].rule.phases:
                     pieces[span.group] += self._pieces(storage, unit, span)
                 else:
@@ -246,7 +246,7 @@ class Update:
         self._divided.add(unit)
         whole, self._parts[unit] = self._parts[unit], []
         self._parts[unit] += [part for part in whole if part.number is not None]
-        for span in update_spans(self._storage)[unit]:
+        for span in update_spans(self._storage, unit):
             if self.groups[span.group].rule.phases:
                 continue
             for index in range(len(unit.parameters)):

@@ -327,8 +327,7 @@ def _owned(storage: Storage, members: list[tuple[Unit, int]]) -> list[_Matrix]:
     """Give each matrix an owner, the most work first, always to the rank that has the least. Of ranks that hold the
     same elements those send that are the owner's neighbours."""
     mesh, home = storage.mesh, storage.stage.optimizer
-    ranks = [mesh.at(rank) for rank in range(mesh.world)]
-    number = [home.replica(rank)[0] for rank in ranks]
+    number = [home.replica(rank)[0] for rank in mesh.ranks]
 
     def work(member: tuple[Unit, int]) -> int:
         rows, columns = matrix_shape(member[0].shapes[member[1]])
@@ -338,7 +337,7 @@ def _owned(storage: Storage, members: list[tuple[Unit, int]]) -> list[_Matrix]:
     for unit, index in sorted(members, key=work, reverse=True):
         owner = loads.index(min(loads))
         loads[owner] += work((unit, index))
-        held = [unit.layout.overlap(index, unit.layout.held(home, rank))[0] for rank in ranks]
+        held = [unit.layout.overlap(index, unit.layout.held(home, rank))[0] for rank in mesh.ranks]
         sent = [span if number[rank] == number[owner] else Span(0, 0) for rank, span in enumerate(held)]
         matrices.append(_Matrix(unit, index, owner, held, sent))
     return matrices
