@@ -264,3 +264,41 @@ def test_data_that_do_not_fit_are_refused(options, data, message):
 def test_too_long_input_is_refused():
     with pytest.raises(ValueError, match="context is 32 tokens, got 33"):
         make(SMALL_LLAMA)(tokens(length=33))
+
+
+# -- mappings --------------------------------------------------------------------------------------------------------
+
+DOCUMENTS = (9, 1, 14, 5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_documents_packed_into_one_row_are_as_each_alone(family):
+    model = make(FAMILIES[family]).eval()
+    row = tokens(1, sum(DOCUMENTS))
+    places = torch.cat([torch.arange(length) for length in DOCUMENTS])[None]
+    packed = model(row, position_ids=places)
+    alone = torch.cat([model(document) for document in row.split(DOCUMENTS, dim=1)], dim=1)
+    torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-6)
+    assert (model(row) - packed).abs().max() > 1e-3  # which they are not without places
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing_of_what_it_stands_beside(family, side):
+    model, row = make(FAMILIES[family]).eval(), tokens(1, 20)
+    padding = torch.zeros(1, 5, dtype=torch.long)
+    order = (padding, row) if side == "left" else (row, padding)
+    padded = torch.cat(order, dim=1)
+    mask = torch.cat([torch.full_like(part, part is row) for part in order], dim=1)
+    places = (mask.cumsum(1) - 1).clamp(min=0) if side == "left" else None
+    logits = model(padded, attention_mask=mask, position_ids=places)
+    torch.testing.assert_close(logits[mask.bool()], model(row)[0], rtol=1e-4, atol=1e-6)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_are_predicted_from_the_tokens_before_them(family):
+    model, row = make(FAMILIES[family]).eval(), tokens(2, 20)
+    labels = row.masked_fill(torch.rand(row.shape, generator=torch.Generator().manual_seed(1)) < 0.3, -100)
+    wanted = F.cross_entropy(model(row)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(model(row, labels=labels), wanted)

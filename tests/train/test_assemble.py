@@ -14,7 +14,8 @@ from tests.ranks import run_ranks
 from tests.zero.models import MODELS, Language
 from tests.zero.training import make_optimizer
 from zerokit.comm import Communicator
-from zerokit.train.assemble import assemble, build_engine, build_model, loss_function, numerics, wrap_blocks
+from zerokit.train.assemble import assemble, build_engine, build_model, numerics, wrap_blocks
+from zerokit.train.forward import loss_function
 from zerokit.zero.engine import Engine
 from zerokit.zero.placement import STAGES
 

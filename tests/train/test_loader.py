@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
+from zerokit.config.errors import ConfigError
 from zerokit.train.loader import Loader
 
 CPU = torch.device("cpu")
@@ -123,3 +124,39 @@ def test_an_error_of_the_source_reaches_the_training_on_a_gpu(monkeypatch):
 
     with pytest.raises(OSError, match="disk gone"):
         next(Loader(Broken(), 2, 0, 1, torch.device("cuda")).from_micro_batch(0))
+
+
+# -- mappings --------------------------------------------------------------------------------------------------------
+
+
+class Mappings(Indices):
+    def batch(self, start: int, count: int):
+        indices, negative = super().batch(start, count)
+        return {"input_ids": indices, "labels": negative, "attention_mask": indices > 2}
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_mapping_is_divided_into_what_the_model_gets_and_its_labels(held_out):
+    loader = loaders(1, 4, Mappings(8))[0]
+    inputs, labels = next(loader.held_out(8))[0] if held_out else next(loader.from_micro_batch(0))
+    assert sorted(inputs) == ["attention_mask", "input_ids"] and torch.equal(labels, -inputs["input_ids"])
+
+
+def test_a_mapping_without_labels_is_refused():
+    class Unlabelled(Indices):
+        def batch(self, start: int, count: int):
+            return {"input_ids": torch.zeros(count)}
+
+    with pytest.raises(ConfigError, match="no 'labels'.* it has input_ids"):
+        next(loaders(1, 2, Unlabelled())[0].from_micro_batch(0))
+
+
+def test_a_gpu_gets_mappings_pinned(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    notes = []
+
+    class Source:
+        def batch(self, start, count):
+            return {"input_ids": Pinned(start, notes), "labels": Pinned(start, notes)}
+
+    assert next(Loader(Source(), 2, 1, 4, torch.device("cuda")).from_micro_batch(1)) == ({"input_ids": 10}, 10)

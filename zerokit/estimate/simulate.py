@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from zerokit.config import registry
 from zerokit.config.batch import Batch, resolve_batch
@@ -21,6 +22,7 @@ from zerokit.estimate.rank import DryCommunicator, group_size
 from zerokit.estimate.tracker import BACKEND, Tracker
 from zerokit.record.hardware import Hardware
 from zerokit.train.assemble import build_engine, build_objective, can_record, is_compiled, wrap_blocks
+from zerokit.train.loader import divided
 from zerokit.train.objective import Objective
 from zerokit.zero.engine import Engine
 from zerokit.zero.model.partition import find_blocks
@@ -178,10 +180,10 @@ class _Step:
 
     def __init__(self, engine: DryEngine, objective: Objective, source: Any, batch: Batch, tracker: Tracker):
         self.objective, self.engine, self.tracker, self.accumulation = objective, engine, tracker, batch.accumulation
-        shapes = source.batch(0, batch.micro)
+        shapes = divided(source.batch(0, batch.micro))
         with tracker.ledger.of_kind("activations"):
             self.batches = [
-                tuple(torch.empty_like(tensor, device="meta") for tensor in shapes)
+                tree_map(partial(torch.empty_like, device="meta"), shapes)
                 for _ in range(min(self.accumulation, MICRO_BATCHES))
             ]
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zerokit.config.data_info import IGNORED
 from zerokit.model._layers import Embedding, Head, Linear, Rotary, RotaryScaling, rotate
 
 LARGE = 2**22  # elements: a smaller table is not worth a gather of its own
@@ -60,6 +61,25 @@ def make_norm(shape: Shape) -> nn.Module:
     return nn.LayerNorm(shape.dim, eps=shape.norm_eps, bias=shape.bias)
 
 
+def visible(attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor | None:
+    """Which places (last dimension) each place sees, (B, 1, T, T) bool; None where that is all up to itself.
+
+    Every place sees itself, padding too: a softmax over nothing is NaN.
+    """
+    given = attention_mask if position_ids is None else position_ids
+    if given is None:
+        return None
+    places = torch.arange(given.shape[1], device=given.device)
+    seen = (places <= places[:, None])[None]
+    if position_ids is not None:
+        begins = F.pad(position_ids[:, 1:] != position_ids[:, :-1] + 1, (1, 0))
+        document = begins.cumsum(1)
+        seen = seen & (document[:, :, None] == document[:, None])
+    if attention_mask is not None:
+        seen = seen & attention_mask[:, None].bool()
+    return (seen | (places == places[:, None]))[:, None]
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention (Ainslie et al. 2023): (B, T, D) → (B, T, D).
 
@@ -74,7 +94,7 @@ class Attention(nn.Module):
         self.qkv = Linear(shape.dim, width, shape.bias, shape.init_std)
         self.out = Linear(shape.heads * shape.head_dim, shape.dim, shape.bias, shape.residual_std)
 
-    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None = None) -> Tensor:
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
         qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.qk_norm:
@@ -85,7 +105,8 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             *(part.transpose(1, 2) for part in (q, k, v)),
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
+            attn_mask=mask,
+            is_causal=mask is None,
             enable_gqa=self.heads != self.kv_heads,
         )
         return self.out(mixed.transpose(1, 2).flatten(2))
@@ -113,7 +134,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: (B, T, D) → (B, T, D). `rotation`: the rotary table, or None."""
+    """Pre-norm transformer block: (B, T, D) → (B, T, D).
+
+    `rotation`: the rotary table, or None. `mask` (B, 1, T, T): which places each one sees; None: all up to itself.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -123,18 +147,22 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(shape)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
+    def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class Decoder(nn.Module):
-    """Language model: tokens (B, T) int64 → logits (B, T, V), or with targets (B, T) the mean loss in nats (fp32).
+    """Language model: tokens (B, T) int64 → logits (B, T, V), or with targets or labels the mean loss in nats (fp32).
 
-    Targets of -100 are left out of the mean.
+    `targets` (B, T) belong to the outputs at their places, `labels` (B, T) to the tokens at theirs, so that those at t
+    are predicted from the tokens before t; -100 is left out of the mean. `attention_mask` (B, T): 0 at padding, which
+    no place sees. `position_ids` (B, T): places in a document; a document begins where they do not go on by one, and
+    sees nothing of those before it.
     """
 
     shardwise_init = True
+    shifts_labels = True
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -156,19 +184,29 @@ class Decoder(nn.Module):
             p.numel() for module in lookups for p in module.parameters()
         )
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        length = tokens.shape[1]
+    def forward(
+        self,
+        input_ids: Tensor,
+        targets: Tensor | None = None,
+        labels: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        length = input_ids.shape[1]
         if length > self.shape.context:
             raise ValueError(f"the model's context is {self.shape.context} tokens, got {length}; raise model.context")
-        x = self.embedding(tokens)
+        x = self.embedding(input_ids)
         rotation = None
         if self.shape.theta is None:
-            x = x + self.positions(torch.arange(length, device=tokens.device))
+            x = x + self.positions(torch.arange(length, device=x.device) if position_ids is None else position_ids)
         else:
-            rotation = self.positions(length)
+            rotation = self.positions(length, position_ids)
         x = self.dropout(x)
+        mask = visible(attention_mask, position_ids)
         for block in self.blocks:
-            x = block(x, rotation)
+            x = block(x, rotation, mask)
+        if labels is not None:
+            targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
         return self.head(self.norm(x), targets)
 
     def units(self) -> list[nn.Module]:

@@ -70,7 +70,8 @@ class RotaryScaling:
 class Rotary(nn.Module):
     """Table of rotary position embeddings (Su et al. 2021, arXiv 2104.09864), in fp32 whatever the weights' dtype.
 
-    `forward(T)` gives (2, T, 1, head_dim / 2): cosines and sines of the angles of the first T positions.
+    `forward(T)` gives (2, T, 1, head_dim / 2): cosines and sines of the angles of the first T positions; with
+    `position_ids` (B, T) those of these, (2, B, T, 1, head_dim / 2).
     """
 
     def __init__(self, head_dim: int, context: int, theta: float, scaling: RotaryScaling | None) -> None:
@@ -87,8 +88,8 @@ class Rotary(nn.Module):
         angles = torch.arange(self.context, device=device).float()[:, None] * frequencies
         self.table.copy_(torch.stack((angles.cos(), angles.sin()))[:, :, None])
 
-    def forward(self, length: int) -> Tensor:
-        return self.table[:, :length]
+    def forward(self, length: int, position_ids: Tensor | None = None) -> Tensor:
+        return self.table[:, :length] if position_ids is None else self.table[:, position_ids]
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

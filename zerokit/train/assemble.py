@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import random
@@ -12,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zerokit.comm import Communicator
 from zerokit.config import registry
@@ -21,6 +20,7 @@ from zerokit.config.checks import is_replayable
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.train.caches import keep_no_caches
+from zerokit.train.forward import loss_function
 from zerokit.train.groups import parameter_groups
 from zerokit.train.loader import Loader
 from zerokit.train.objective import Objective
@@ -92,20 +92,14 @@ def numerics(cfg: Config, device: torch.device) -> Numerics:
     return Numerics(getattr(torch, precision.compute), precision.master, *formats, scaler)
 
 
-def loss_function(engine: Engine, source: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """inputs, targets → loss (0-dim): by the model itself if its forward takes `targets`, else by the data's loss."""
-    if "targets" in inspect.signature(engine.module.forward).parameters:
-        return lambda inputs, targets: engine(inputs, targets=targets)
-    return lambda inputs, targets: source.loss(engine(inputs), targets)
-
-
 def build_objective(engine: Engine, source: Any, cfg: Config) -> Objective:
     """The loss of the model or the data, and its mean over a step, as `train.loss_mean` says.
 
     Raises:
         ConfigError: the data have no tokens to take the mean over.
     """
-    return Objective(loss_function(engine, source), source.info, cfg.train.loss_mean)
+    shifts = getattr(engine.module, "shifts_labels", False)
+    return Objective(loss_function(engine, source), source.info, cfg.train.loss_mean, shifts)
 
 
 def communicator(cfg: Config, device: torch.device) -> Communicator:

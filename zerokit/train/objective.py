@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from zerokit.config.checks import check_mean
 from zerokit.config.data_info import IGNORED, DataInfo
+from zerokit.train.loader import Inputs
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Inputs, Tensor], Tensor]
 
 
 class Objective:
@@ -19,23 +20,26 @@ class Objective:
     Args:
         loss: inputs, targets → mean over the targets that are not `IGNORED` (0-dim). info: of the data.
         mean: `tokens` of all micro-batches and ranks alike, `samples` (each micro-batch alike), or None: by the data.
+        shifts: whether the model predicts the labels of a mapping from what is before them, so that the first of a row
+            is never a target.
 
     Raises:
         ConfigError: a mean over tokens of data that have none.
     """
 
-    def __init__(self, loss: Loss, info: DataInfo, mean: str | None = None):
+    def __init__(self, loss: Loss, info: DataInfo, mean: str | None = None, shifts: bool = False):
         check_mean(mean, info.task)
         self.loss = loss
         self.mean = mean or info.counted
+        self._shifts = shifts
         self._maskable = info.task != "regression"
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean loss of a micro-batch (0-dim), and the tokens it is over; None where micro-batches count alike."""
         loss, count = self.counted(inputs, targets)
         return (loss, count) if self.mean == "tokens" else (loss * (count > 0), None)
 
-    def counted(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+    def counted(self, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         """The mean loss of a micro-batch (0-dim), and how many targets it is over; with none it is finite, no more.
 
         [Note: nothing to learn] Many a loss is NaN where every target is masked, and no factor makes zero of that. So
@@ -43,7 +47,8 @@ class Objective:
         """
         if not self._maskable:
             return self.loss(inputs, targets), len(targets)
-        count = (targets != IGNORED).sum()
+        reached = targets[:, 1:] if self._shifts and isinstance(inputs, Mapping) else targets
+        count = (reached != IGNORED).sum()
         return self.loss(inputs, targets.masked_fill(count == 0, 0)), count
 
 

@@ -174,7 +174,7 @@ class Trainer:
         self._losses += self._run(micro_batches)
         watch.steps += 1
 
-    def _whole_step(self, micro_batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    def _whole_step(self, micro_batches: Sequence[Batch]) -> Tensor:
         """Forward and backward of every micro-batch and the update; this rank's sum of `weighted` losses."""
         losses = torch.zeros_like(self._losses)
         for inputs, targets in micro_batches:

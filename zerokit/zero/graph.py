@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from zerokit.comm.process import close_first
 from zerokit.comm.stream import COMPUTE
 from zerokit.config.errors import ConfigError
 
-Batch = tuple[Tensor, ...]
+Batch = Any
+"""Tensors in tuples, lists and mappings."""
 WARMUP = 4
 """Steps run one by one first: they compile, allocate, and record the order of gathers and reductions."""
 
@@ -80,7 +82,7 @@ class CapturedStep:
         if self._graph is None:
             self._capture(batches)
         for mine, theirs in zip(self._inputs, batches, strict=True):
-            torch._foreach_copy_(list(mine), list(theirs))
+            torch._foreach_copy_(tree_leaves(mine), tree_leaves(theirs))
         self._graph.replay()
         self._engine.comm.fork()  # gathers of an evaluation follow the update in it
         self._engine.gatherer.invalidate()
@@ -88,7 +90,7 @@ class CapturedStep:
 
     def _capture(self, batches: Sequence[Batch]) -> None:
         engine = self._engine
-        self._inputs = [tuple(t.clone() for t in batch) for batch in batches]
+        self._inputs = tree_map(torch.clone, list(batches))
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         engine.forget_events()
