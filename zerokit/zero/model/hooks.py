@@ -157,7 +157,12 @@ class Hooks:
 
     def cast_inputs(self, module: nn.Module) -> None:
         """Bring the inputs of a module that has parameters of its own to the compute format."""
-        self._handles.append(module.register_forward_pre_hook(weakly(self._cast, GONE), prepend=True, with_kwargs=True))
+        compute = self.compute
+
+        def convert(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:  # traced where it is compiled
+            return cast((args, kwargs), compute)
+
+        self._handles.append(module.register_forward_pre_hook(convert, prepend=True, with_kwargs=True))
 
     def read_before(self, module: nn.Module, views: Sequence[Views]) -> None:
         """Gather what a module keeps in places of its own beside its `_parameters`."""
@@ -168,9 +173,6 @@ class Hooks:
                     own.read()
 
         self._handles.append(module.register_forward_pre_hook(read, prepend=True))
-
-    def _cast(self, _module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return cast((args, kwargs), self.compute)
 
     def detach(self) -> None:
         """Remove all hooks from the model."""
