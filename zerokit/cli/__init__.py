@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import sys
 
 from zerokit.config.errors import ConfigError, suggestion
-from zerokit.config.terminal import complain
+from zerokit.config.terminal import Lasting, complain, lasting_output, open_standard_streams
 
 COMMANDS = {
     "train": "zerokit.cli.train:main",
@@ -32,7 +31,10 @@ ASKING = {"-h", "--help"}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its status: 0 done, 1 failed, 2 wrong configuration, 130 interrupted."""
+    open_standard_streams()
+    output = lasting_output()
     status = run(sys.argv[1:] if arguments is None else arguments)
+    status = status or _lost(output)
     gc.freeze()  # to look through all of torch for cycles on the way out takes a second
     sys.exit(status)
 
@@ -49,9 +51,17 @@ def run(words: list[str]) -> int:
     except KeyboardInterrupt:
         complain("interrupted.")
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+
+
+def _lost(output: Lasting) -> int:
+    """Say that the output of a command could not be written, and return the status for it; a reader that has seen
+    enough, such as `head`, knows. 0 if nothing was lost."""
+    output.flush()
+    if output.error is None:
+        return 0
+    if not isinstance(output.error, BrokenPipeError):
+        complain(f"the output cannot be written: {getattr(output.error, 'strerror', None) or output.error}.")
+    return 1
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ from typing import NoReturn
 from zerokit.config.arguments import arguments
 from zerokit.config.errors import ConfigError, usable_folder
 from zerokit.config.schema import Config
-from zerokit.config.terminal import complain
+from zerokit.config.terminal import complain, lasting_output
 from zerokit.launch.environment import joined_rank
 from zerokit.sweep.task import JobFailed, Task
 
@@ -76,6 +76,8 @@ def _run(words: list[str]) -> int:
             status = _hydra(args, task)
         finally:
             swept = task.sweep.finish() if task.sweep is not None else 0
+    sys.stdout.flush()
+    lasting_output().error = None  # nobody's reading decides how a training went
     return status or swept
 
 

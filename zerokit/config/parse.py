@@ -11,6 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zerokit.config.errors import ConfigError, suggestion
 
+LARGEST = 1e150
+
 
 def parse_fields(kind: type, values: dict[str, Any], path: str) -> Any:
     """Return an instance of the dataclass `kind` with the given values and its defaults for the rest.
@@ -198,6 +200,22 @@ def _parse_scalar(kind: Any, value: Any, key: str) -> Any:
 def is_number(value: Any) -> bool:
     """Whether a value read from a file is a number; to Python, a bool is one too."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def as_number(value: Any) -> float | None:
+    """A number read from a file as a float, None for anything else. One so large or small that sums and ratios of such
+    numbers are not finite (`LARGEST`, or its inverse) counts as infinite or 0."""
+    if not is_number(value):
+        return None
+    if abs(value) > LARGEST:
+        return math.inf if value > 0 else -math.inf
+    return 0.0 if abs(value) < 1 / LARGEST else float(value)
+
+
+def finite(value: Any) -> float | None:
+    """`as_number` if that is finite, else None."""
+    number = as_number(value)
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _wrong(kind: Any, value: Any, key: str) -> ConfigError:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -193,7 +194,8 @@ class _NoteHandler(logging.Handler):
         self._target = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._target.note(f"{record.levelname.lower()}: {record.getMessage()}")
+        with suppress(Exception):  # a message never ends what it is about
+            self._target.note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def _counter(step: int, steps: int) -> str:

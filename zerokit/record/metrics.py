@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zerokit.config.errors import naming
-from zerokit.config.parse import is_number
+from zerokit.config.parse import as_number
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def loss_column(losses: Iterable[Loss | None]) -> tuple[str, list[str]]:
 
 
 def _first_number(*values: Any) -> float | None:
-    known = (float(v) for v in values if is_number(v))
+    known = (number for value in values if (number := as_number(value)) is not None)
     return next(known, None)
 
 
@@ -223,7 +223,7 @@ def format_count(count: float) -> str:
         if not abs(size) >= 999.5 or math.isinf(size):
             break
         size, suffix = size / 1000, larger
-    return f"{_three_digits(size)}{suffix}" if suffix else f"{size:.3g}"
+    return f"{_three_digits(size)}{suffix}" if suffix and abs(size) < 999.5 else f"{count:.3g}"
 
 
 def format_seconds(seconds: float) -> str:
@@ -234,6 +234,8 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds >= 1e11:
+        return f"{seconds / 86400:.3g} d"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
@@ -244,7 +246,7 @@ def format_seconds(seconds: float) -> str:
 
 def _three_digits(size: float) -> str:
     if abs(size) >= 99.95:
-        return f"{size:,.0f}"
+        return f"{size:,.0f}" if abs(size) < 1e6 else f"{size:.3g}"
     return f"{size:.1f}" if abs(size) >= 9.995 else f"{size:.2f}"
 
 

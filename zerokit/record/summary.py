@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -45,15 +46,25 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Replace summary.json in one move, so that a reader never sees half of it, nor does one after a power loss."""
     path = run_dir / "summary.json"
     draft = path.with_suffix(".json.tmp")
+    text = json.dumps(_plain(summary), indent=2, allow_nan=False, default=str) + "\n"
     try:
         with naming(path), draft.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
     except OSError:
         draft.unlink(missing_ok=True)
         raise
     os.replace(draft, path)
+
+
+def _plain(value: Any) -> Any:
+    """The value without numbers that JSON cannot hold: NaN and the infinities become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from zerokit.report.page import render, render_sweep
 from zerokit.report.rows import markdown
 from zerokit.report.run import load_run
 
-__all__ = ["write_report"]
+__all__ = ["try_report", "write_report"]
+
+log = logging.getLogger(__name__)
 
 
 def write_report(folder: str | Path, baseline: str | None = None) -> Path:
@@ -36,6 +39,16 @@ def write_report(folder: str | Path, baseline: str | None = None) -> Path:
     base = sweep.baseline(baseline)
     _replace(directory / "report.md", markdown(sweep, base))
     return _replace(directory / "report.html", render_sweep(sweep, base))
+
+
+def try_report(folder: str | Path) -> Path | None:
+    """As `write_report`, at the end of a run or sweep, which does not depend on it: an error is one warning."""
+    try:
+        return write_report(folder)
+    except Exception as problem:
+        told = str(problem).partition("\n")[0]
+        log.warning("no report: %s: %s. Try `zerokit report %s`.", type(problem).__name__, told, folder, exc_info=True)
+        return None
 
 
 def _replace(path: Path, text: str) -> Path:

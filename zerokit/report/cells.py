@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shlex
 from collections.abc import Iterable, Iterator
@@ -14,12 +13,11 @@ from typing import Any
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.files import read_mapping
 from zerokit.config.identity import VIEWS
-from zerokit.config.parse import is_number
+from zerokit.config.parse import finite
 from zerokit.record.metrics import GIB, Loss, last_loss
 from zerokit.report.run import FILES, Run, load_run
 
 MANIFEST = "sweep.json"
-KINDS = ("parameters", "gradients", "optimizer", "other")
 ATTEMPT = "attempts"
 LOSSES = ("train/bits_per_byte", "train/loss")
 MOST = 100
@@ -50,7 +48,7 @@ class Cell:
     @property
     def speed(self) -> float | None:
         """Tokens per second of all ranks."""
-        return self.run and (_number(self.run.summary.get("tokens_per_sec")) or self.run.last("perf/tokens_per_sec"))
+        return self.run and (finite(self.run.summary.get("tokens_per_sec")) or self.run.last("perf/tokens_per_sec"))
 
     @property
     def on_cpu(self) -> bool:
@@ -69,16 +67,13 @@ class Cell:
         """Peak bytes of the fullest rank."""
         if self.run is None:
             return None
-        ranks = [value for gib in self.run.items("max_allocated_gib") if (value := _number(gib))]
-        gib = max(ranks) if ranks else self.run.last("memory/max_allocated_gib")
+        gib = max(self.run.numbers("max_allocated_gib"), default=0) or self.run.last("memory/max_allocated_gib")
         return gib * GIB if gib else None
 
     @property
     def memory(self) -> dict[str, float]:
         """Bytes of the fullest rank by kind; empty where they are not known."""
-        ranks = [row for row in self.run.items("memory") if isinstance(row, dict)] if self.run else []
-        rows = [{kind: _number(row.get(kind)) or 0.0 for kind in KINDS} for row in ranks]
-        return max(rows, key=lambda row: sum(row.values()), default={})
+        return max(self.run.memory if self.run else [], key=lambda row: sum(row.values()), default={})
 
     @property
     def sha256(self) -> str | None:
@@ -186,8 +181,8 @@ def _cell(number: int, folder: Path, run: Run | None, entry: dict[str, Any], lab
         known = status in ("interrupted", "too large") or status == "failed" and run.status != "finished"
         status = status if known else run.status
         reason = str(run.summary.get("error") or reason) if status != "finished" else ""
-    predicted = _number(run.summary.get("predicted_gib")) if run else None
-    predicted = _known(predicted, _number(entry.get("predicted_gib")))
+    predicted = finite(run.summary.get("predicted_gib")) if run else None
+    predicted = _known(predicted, finite(entry.get("predicted_gib")))
     return Cell(
         number,
         str(entry.get("label") or label or folder.name),
@@ -266,10 +261,6 @@ def _written(folder: Path) -> int:
 
 def _is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in FILES)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def _known(*values: float | None) -> float | None:

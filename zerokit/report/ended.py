@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.record.summary import read_summary, write_summary
-from zerokit.report import write_report
+from zerokit.report import try_report
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +18,6 @@ def mark_ended(run_dir: Path, status: str, error: str, known: dict[str, Any] | N
     that must not take the place of the error itself. known: the rest of the summary, if it is not that in the file."""
     try:
         write_summary(run_dir, (known or read_summary(run_dir)) | {"status": status, "error": error})
-        write_report(run_dir)
     except OSError as problem:
         log.warning("%s does not say how the run ended: %s", run_dir / "summary.json", problem.strerror)
+    try_report(run_dir)

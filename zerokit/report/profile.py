@@ -6,7 +6,7 @@ import json
 from html import escape
 from typing import Any
 
-from zerokit.config.parse import is_number
+from zerokit.config.parse import finite
 from zerokit.record.metrics import printable
 from zerokit.report.chart import format_value
 from zerokit.report.run import Run
@@ -94,7 +94,7 @@ def _name(kernel: dict[str, Any]) -> str:
 
 
 def _number(value: Any) -> float:
-    return float(value) if is_number(value) else 0.0
+    return finite(value) or 0.0
 
 
 def _ms(value: Any) -> str:

@@ -11,11 +11,13 @@ import yaml
 
 from zerokit.config.errors import ConfigError
 from zerokit.config.files import read_mapping
-from zerokit.config.parse import is_number
+from zerokit.config.parse import as_number, finite, is_number
 from zerokit.record.metrics import counted, read_metrics
 
 NUMBERS = ("loss", "loss_first", "predicted_gib", "seconds", "tokens", "tokens_per_sec", "tokens_per_sec_per_gpu")
-NUMBERS += ("world_size",)
+NUMBERS += ("peak_tflops", "skipped_steps", "steps", "validation_loss")
+KINDS = ("parameters", "gradients", "optimizer", "other")
+"""Of memory."""
 SECTIONS_OF_NUMBERS = {
     "bits_per_byte": ("first", "last", "validation"),
     "model": ("parameters",),
@@ -72,8 +74,9 @@ class Run:
         values: dict[float, float] = {}
         for row in self.rows:
             step, value = row.get("trainer/step"), row.get(name)
-            if is_number(step) and is_number(value) and math.isfinite(step):
-                values[step] = float(value) if math.isfinite(value) else math.nan
+            step, value = finite(step), as_number(value)
+            if step is not None and value is not None:
+                values[step] = value if math.isfinite(value) else math.nan
         return sorted(values.items())
 
     def last(self, name: str) -> float | None:
@@ -96,6 +99,16 @@ class Run:
         """Return a list in the summary or, where it has none, an empty one."""
         value = self.summary.get(name)
         return value if isinstance(value, list) else []
+
+    def numbers(self, name: str) -> list[float]:
+        """Return the finite numbers of a list in the summary."""
+        return [number for value in self.items(name) if (number := finite(value)) is not None]
+
+    @property
+    def memory(self) -> list[dict[str, float]]:
+        """Bytes by kind of each rank, as the summary says; empty if it says nothing."""
+        rows = [row for row in self.items("memory") if isinstance(row, dict)]
+        return [{kind: finite(row.get(kind)) or 0.0 for kind in KINDS} for row in rows]
 
     def choice(self, group: str) -> str | None:
         """Return the name that the config chose in a group."""
@@ -124,11 +137,19 @@ def load_run(directory: Path) -> Run:
 
 def _sound(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the summary without values of another kind than its charts and figures count on."""
-    sound = {key: value for key, value in summary.items() if key not in NUMBERS or is_number(value)}
-    if not isinstance(sound.get("world_size", 0), int):
-        del sound["world_size"]
+    sound = _numbers(summary, NUMBERS)
+    world = summary.get("world_size")
+    sound.pop("world_size", None)
+    if is_number(world) and isinstance(world, int) and 0 < world < 1 << 31:
+        sound["world_size"] = world
     for name, known in SECTIONS_OF_NUMBERS.items():
         section = sound.get(name)
         if isinstance(section, dict):
-            sound[name] = {key: value for key, value in section.items() if key not in known or is_number(value)}
+            sound[name] = _numbers(section, known)
     return sound
+
+
+def _numbers(section: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+    """Return a section in which what ought to be a number is one."""
+    read = {key: as_number(value) if key in known else value for key, value in section.items()}
+    return {key: value for key, value in read.items() if key not in known or value is not None}

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from zerokit.record.metrics import format_count
-
 LOG_RATIO = 30
 SUFFIXES = ("", "k", "M", "G", "T", "P")
+LARGEST = 999.5e15
+"""From here on numbers have no suffix but an exponent."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Scale:
         short = [format_tick(tick) for tick in self.ticks]
         if len(set(short)) == len(short):
             return short
+        if largest >= LARGEST:
+            return [f"{tick:.{_digits(step, largest)}e}".replace("e+", "e") for tick in self.ticks]
         power = min(int(math.log10(largest) / 3), len(SUFFIXES) - 1)
         size = 1000.0**power
         return [f"{tick / size:.{_decimals(step / size)}f}{SUFFIXES[power]}" for tick in self.ticks]
@@ -50,16 +52,20 @@ def _decimals(step: float) -> int:
     return decimals + 1 if round(step * 10**decimals, 6) % 1 else decimals
 
 
+def _digits(step: float, largest: float) -> int:
+    """Return how many decimals of a mantissa tell ticks apart."""
+    return min(15, math.ceil(math.log10(largest / step)) + 1)
+
+
 def format_tick(value: float) -> str:
-    """Return a number in few characters: `0`, `2.5e-4`, `0.05`, `48k`, `1.5M`."""
-    if value and abs(value) < 0.01:
+    """Return a number in few characters: `0`, `2.5e-4`, `0.05`, `48k`, `1.5M`, `2e18`."""
+    if value and not 0.01 <= abs(value) < LARGEST:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     if abs(value) < 1000:
         return f"{value:.4g}"
-    text = format_count(value)
-    digits, suffix = text[:-1], text[-1]
-    return f"{float(digits):g}{suffix}" if suffix.isalpha() else text
+    power = next(power for power in range(1, len(SUFFIXES)) if abs(value) < 999.5 * 1000.0**power)
+    return f"{float(f'{value / 1000.0**power:.3g}'):g}{SUFFIXES[power]}"
 
 
 def linear(values: Iterable[float], count: int = 5, zero: bool = False) -> Scale:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
-from zerokit.config.parse import is_number
+from zerokit.config.parse import finite
 from zerokit.record.metrics import format_bytes, printable
 from zerokit.report.chart import Bar, Line, bar_chart, format_value, line_chart
 from zerokit.report.header import header
@@ -52,7 +52,7 @@ def curves(run: Run) -> str:
 
 def memory(run: Run) -> str:
     """Memory of each rank by kind, and what its model states would have taken at stage 0."""
-    ranks = [row for row in run.items("memory") if isinstance(row, dict)]
+    ranks = run.memory
     if not ranks:
         return ""
     stage0 = run.section("stage0")
@@ -96,7 +96,7 @@ def _line(run: Run, name: str) -> Line:
 
 def _peak(run: Run) -> str:
     peak = run.summary.get("peak_tflops")
-    return f"% of {peak:g} TFLOP/s" if is_number(peak) else "% of the peak"
+    return f"% of {peak:g} TFLOP/s" if peak else "% of the peak"
 
 
 def _memory_curve(run: Run) -> str:
@@ -106,7 +106,7 @@ def _memory_curve(run: Run) -> str:
         Line("lowest", "third", run.series("memory/min_allocated_gib")),
     ]
     texts = {format_value(value) for line in lines for _, value in line.points}
-    if len(texts) <= 2 and run.items("memory"):
+    if len(texts) <= 2 and run.memory:
         return ""
     lines, unit = _in_unit(lines, (("GiB", 1), ("MiB", 1024)))
     return line_chart("Memory", f"{unit}, peak of the ranks", lines, zero=True)
@@ -125,9 +125,9 @@ def _in_unit(lines: list[Line], units: tuple[tuple[str, float], ...]) -> tuple[l
 
 
 def _bar(label: str, row: dict[str, Any], kinds: dict[str, str], note: str = "", classes: Sequence[str] = ()) -> Bar:
-    parts = [(kind, float(row.get(kind) or 0)) for kind in kinds]
+    parts = [(kind, finite(row.get(kind)) or 0.0) for kind in kinds]
     return Bar(label, parts, format_bytes(_sum(row, kinds)), note, list(classes))
 
 
 def _sum(row: dict[str, Any], kinds: dict[str, str]) -> float:
-    return sum(float(row.get(kind) or 0) for kind in kinds)
+    return sum(finite(row.get(kind)) or 0.0 for kind in kinds)

@@ -11,12 +11,13 @@ from html import escape
 
 from zerokit.record.advice import advice
 from zerokit.record.metrics import format_bytes, format_count, printable, shared_unit
-from zerokit.report.cells import KINDS, LOSSES, Cell, Sweep
+from zerokit.report.cells import LOSSES, Cell, Sweep
 from zerokit.report.chart import DASHES, Bar, Line, bar_chart, key, line_chart
 from zerokit.report.compare import frontier, parities, told
 from zerokit.report.growth import largest, scaling
 from zerokit.report.header import MARKS
 from zerokit.report.rows import columns, remarks, rows
+from zerokit.report.run import KINDS
 from zerokit.report.scatter import Point, scatter
 from zerokit.report.sections import KINDS as NAMES
 

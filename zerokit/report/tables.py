@@ -8,7 +8,7 @@ from typing import Any
 
 from zerokit.record.metrics import GIB, format_bytes, format_count, format_seconds, printable
 from zerokit.report.chart import format_value
-from zerokit.report.run import Run
+from zerokit.report.run import KINDS, Run
 
 MAX_ROWS = 60
 COLUMNS = {
@@ -104,17 +104,12 @@ def _finite(run: Run, figure: tuple[str, str, str] | None) -> tuple[str, str, st
 
 
 def _peak(run: Run) -> float | None:
-    ranks = [value for value in run.items("max_allocated_gib") if value is not None]
-    gib = max(ranks) if ranks else run.last("memory/max_allocated_gib")
+    gib = max(run.numbers("max_allocated_gib"), default=0) or run.last("memory/max_allocated_gib")
     return gib * GIB if gib else None
 
 
 def _against_stage0(run: Run) -> str:
-    states = [
-        sum(row.get(kind) or 0 for kind in ("parameters", "gradients", "optimizer"))
-        for row in run.items("memory")
-        if isinstance(row, dict)
-    ]
+    states = [sum(row[kind] for kind in KINDS[:-1]) for row in run.memory]
     whole = run.section("stage0").get("total")
     if not whole or not any(states):
         return ""

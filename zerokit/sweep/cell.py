@@ -13,7 +13,7 @@ import yaml
 
 from zerokit.config.files import read_mapping
 from zerokit.config.identity import digest
-from zerokit.config.parse import is_number
+from zerokit.config.parse import finite
 from zerokit.config.schema import Config
 from zerokit.record.metrics import GIB, Loss, counted, last_loss, last_metrics
 from zerokit.record.summary import predicted_facts, read_summary
@@ -93,9 +93,10 @@ class Cell:
         """Return what the files say; while it runs, what they say so far."""
         summary = read_summary(self.folder) if self.state.over else {}
         row = last_metrics(self.folder / "metrics.jsonl") if self.state is not State.WAITING else {}
-        ranks = [gib for gib in summary.get("max_allocated_gib") or [] if gib is not None]
+        peaks = summary.get("max_allocated_gib")
+        ranks = [gib for each in (peaks if isinstance(peaks, list) else ()) if (gib := finite(each)) is not None]
         return Figures(
-            step=summary.get("steps") or row.get("trainer/step") or 0,
+            step=int(_first(summary.get("steps"), row.get("trainer/step")) or 0),
             loss=last_loss(summary or {"loss_unit": read_summary(self.folder).get("loss_unit")}, row),
             tokens_per_sec=_first(summary.get("tokens_per_sec"), row.get("perf/tokens_per_sec")),
             memory=_first(max(ranks, default=None), row.get("memory/max_allocated_gib"), scale=GIB),
@@ -163,7 +164,7 @@ def outcome(summary: dict[str, Any], metric: str) -> float | None:
     value: Any = summary
     for key in metric.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if is_number(value) else None
+    return finite(value)
 
 
 def short(word: str) -> str:
@@ -177,6 +178,6 @@ def short(word: str) -> str:
     return f"{key.rpartition('.')[2]}={value}" if "." in key else value.replace("\\", "")
 
 
-def _first(*values: float | None, scale: float = 1) -> float | None:
-    known = [value for value in values if value is not None]
+def _first(*values: Any, scale: float = 1) -> float | None:
+    known = [number for value in values if (number := finite(value)) is not None]
     return known[0] * scale if known else None

@@ -98,7 +98,7 @@ class Sweep:
 
     def finish(self) -> int:
         """Show how it ended, write the report, and return the exit status: 1 if a cell failed."""
-        from zerokit.report import write_report
+        from zerokit.report import try_report
 
         if self._predictor is not None:
             self._predictor.close()
@@ -106,7 +106,7 @@ class Sweep:
         if self._dry:
             self._nowhere.cleanup()
         if self.cells:  # a search may be interrupted before its first
-            self._table.finish(self.cells, None if self._dry else write_report(self.folder), self.conclusions)
+            self._table.finish(self.cells, None if self._dry else try_report(self.folder), self.conclusions)
         return 1 if any(cell.state is State.FAILED for cell in self.cells) else 0
 
     def _open(self) -> None:

@@ -17,7 +17,8 @@ can add to the summary before it is written, and the panel comes last.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,43 @@ def named(run: Run) -> dict[str, Callback]:
                 f"callbacks.{name}: expected its builder to return a zerokit.Callback, got {type(callback).__name__}."
             )
     return built
+
+
+class Shown(Callback):
+    """A callback that only shows the run, whose status never depends on it: its first error, also that of `make`, is a
+    warning, and it is called no more. what: it is, in words."""
+
+    def __init__(self, make: Callable[[], Callback], what: str):
+        self._callback: Callback | None = None
+        self._what = what
+        with self._harmless():
+            self._callback = make()
+
+    def on_start(self) -> None:
+        """As the callback."""
+        self._call("on_start")
+
+    def on_step(self, step: int, metrics: dict[str, float] | None) -> None:
+        """As the callback."""
+        self._call("on_step", step, metrics)
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """As the callback."""
+        self._call("on_end", summary)
+
+    def _call(self, event: str, *arguments: Any) -> None:
+        if self._callback is not None:
+            with self._harmless():
+                getattr(self._callback, event)(*arguments)
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            self._callback = None
+            told = f"{type(error).__name__}: {error}".partition("\n")[0]
+            log.warning("%s is off for the rest of this run: %s", self._what, told, exc_info=True)
 
 
 class Callbacks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ import torch
 from zerokit.config.schema import Config
 from zerokit.record.metrics import format_bytes
 from zerokit.train.trainer import Trainer
+
+log = logging.getLogger("zerokit")
 
 SIGNS = re.compile(r"CUDA out of memory|HIP out of memory|CUDA error: out of memory|DefaultCPUAllocator")
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -73,6 +76,14 @@ def explained(error: Exception, cfg: Config, trainer: Trainer | None, advise: Ad
         isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and SIGNS.search(str(error)))
     ):
         return error
+    try:
+        return _explained(error, cfg, trainer, advise)
+    except Exception:  # what would help must not take the place of what went wrong
+        log.warning("no advice on the memory", exc_info=True)
+        return error
+
+
+def _explained(error: Exception, cfg: Config, trainer: Trainer | None, advise: Advise | None) -> Exception:
     shortage = read_shortage(str(error))
     if trainer is None:
         return torch.OutOfMemoryError(f"{_first_line(shortage)} It was not enough for the model's states.\n{_EARLY}")

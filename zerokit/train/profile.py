@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ class Profiler(Callback):
     def on_start(self) -> None:
         """Start the profiler, which is idle until the first step to trace."""
         options, trainer, folder = self._options, self._trainer, self._folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._warned():
+            folder.mkdir(parents=True, exist_ok=True)
         _name_phases(trainer)
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to the terminal
         self._scratch = torch.zeros(1, device=self._device)
@@ -72,7 +74,8 @@ class Profiler(Callback):
         """End the profiler however the training ended; memory recorded until then is kept, for it may say why."""
         if self._profile is not None and self._seen:
             log.warning("profile: the training ended after %d steps, before the trace was complete.", self._seen)
-        self._save_memory()
+        with self._warned():
+            self._save_memory()
         self._profile = None
 
     def _begin(self) -> None:
@@ -87,16 +90,29 @@ class Profiler(Callback):
     def _finish(self) -> None:
         if self._on_gpu:
             torch.cuda.synchronize(self._device)
-        self._save_memory()
+        with self._warned():
+            self._save_memory()
+        with self._warned():
+            self._write()
+        self._profile = None
+        self._trainer.comm.gather_row([0.0])  # writing takes unequally long; the next step begins together
+
+    def _write(self) -> None:
         self._profile.stop()
         trace = self._path("json.gz")
         self._profile.export_chrome_trace(str(trace))
-        self._profile = None
         rank = self._trainer.comm.rank
         figures = {"rank": rank, **analyse(load_events(trace), self._options.steps)}
         self._path("figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         log.info("profile: wrote %s", trace)
-        self._trainer.comm.gather_row([0.0])  # writing takes unequally long; the next step begins together
+
+    @contextmanager
+    def _warned(self) -> Iterator[None]:
+        """A picture of the training never ends it: what goes wrong is a warning."""
+        try:
+            yield
+        except Exception as error:
+            log.warning("profile: %s: %s", type(error).__name__, error, exc_info=True)
 
     def _save_memory(self) -> None:
         if self._recording_memory:

@@ -10,7 +10,7 @@ from typing import Any
 from zerokit.callbacks import Callback, Run
 from zerokit.record import summary as summaries
 from zerokit.record.metrics import MetricsFile
-from zerokit.report import write_report
+from zerokit.report import try_report
 
 log = logging.getLogger("zerokit")
 
@@ -45,8 +45,7 @@ class Recorder(Callback):
             summary["files"] = summaries.files(self._run.folder)
             with self._lenient():
                 summaries.write_summary(self._run.folder, summary)
-            with self._lenient():
-                write_report(self._run.folder)
+            try_report(self._run.folder)
 
     @contextmanager
     def _lenient(self) -> Iterator[None]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from zerokit.config.schema import Config
 from zerokit.train.trainer import Trainer, evaluating
+
+log = logging.getLogger("zerokit")
 
 PROMPTS = {256: "def "}
 """Beginning of the sample by size of the vocabulary; other vocabularies start from token 0."""
@@ -20,4 +24,8 @@ def sample(trainer: Trainer, cfg: Config) -> str | None:
     engine, options = trainer.engine, cfg.train
     with evaluating(engine.module), engine.evaluating():
         tokens = generate(engine, prompt, options.sample_tokens, 0.7, options.seed, info.seq_len, engine.device)
-    return source.decode(prompt + tokens)
+    try:
+        return source.decode(prompt + tokens)
+    except Exception as error:  # of a source that a user has registered; the training is over, whatever it shows
+        log.warning("the sample cannot be shown: %s: %s", type(error).__name__, error)
+        return None

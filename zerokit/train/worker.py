@@ -15,7 +15,7 @@ from zerokit.fault import END, Ended, Limits, Monitor, is_consequence
 from zerokit.record import summary as summaries
 from zerokit.report.ended import mark_ended
 from zerokit.train.assemble import assemble, communicator
-from zerokit.train.callbacks import Callbacks, named
+from zerokit.train.callbacks import Callbacks, Shown, named
 from zerokit.train.facts import Results, assembled_facts, device_name, progress_facts
 from zerokit.train.logs import log_to
 from zerokit.train.out_of_memory import Advise, explained
@@ -42,7 +42,7 @@ def run(config: dict[str, Any], run_dir: str, advise: Advise | None = None) -> d
     log_to(folder / "logs" / f"rank{rank}.log")
     facts = summaries.first_facts(config, world) | {"attempts": summaries.earlier_attempts(folder)}
     this = Run(cfg, folder, rank, world, facts | summaries.predicted_facts(folder))
-    shown = (Terminal(this), Tracking(this), Recorder(this)) if rank == 0 else ()
+    shown = _shown(this) if rank == 0 else ()
     callbacks = Callbacks(shown)
     with _monitor(this) as monitor:
         try:
@@ -69,6 +69,11 @@ def run(config: dict[str, Any], run_dir: str, advise: Advise | None = None) -> d
                 raise
             log.info("%s", failure)
             raise failure.with_traceback(error.__traceback__) from None  # the log has what torch said
+
+
+def _shown(this: Run) -> tuple[Callback, ...]:
+    """What rank 0 has beside the others: its views, and the files."""
+    return Shown(lambda: Terminal(this), "the terminal"), Shown(lambda: Tracking(this), "the tracker"), Recorder(this)
 
 
 def _monitor(this: Run) -> Monitor:
