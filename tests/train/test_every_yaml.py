@@ -32,6 +32,8 @@ SMALL = ("model.dim=32", "model.layers=1", "model.heads=4")
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "data/text": ("data.files=[book.txt]",),
+    "data/jsonl": ("data.files=[rows.jsonl]",),
+    "data/chat": ("data.files=[chats.jsonl]", "data.template=plain"),
     "model/mlp": ("data=synthetic", "data.task=regression"),
     "scheduler/warmup": ("scheduler.warmup_min_lr=1e-3",),  # DeepSpeed's first two steps have the lowest rate
     "scheduler/warmup_decay": ("scheduler.warmup_min_lr=1e-3",),
@@ -49,8 +51,10 @@ HEAD_DIM = 4
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    """A folder with a text in it, which is the working directory; W&B neither asks for a key nor uses one."""
+    """A folder with texts in it, which is the working directory; W&B neither asks for a key nor uses one."""
     (tmp_path / "book.txt").write_text("It was a bright cold day in April. " * 100)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a bright cold day"}\n' * 30)
+    (tmp_path / "chats.jsonl").write_text('{"prompt": "Is it cold?", "completion": "Yes."}\n' * 60)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     return tmp_path
@@ -101,7 +105,8 @@ def test_a_choice_trains_with_all_its_values(file, folder):
     composed = cfg.to_dict()[group]
     composed = composed[name] if group in registry.LISTS else composed
     for key, value in values.items():
-        assert f"{group}.{key}" in changed or composed[key] == value, f"{group}.{key}"
+        follows = isinstance(value, str) and value.startswith("${")  # from other options
+        assert follows or f"{group}.{key}" in changed or composed[key] == value, f"{group}.{key}"
     train(cfg, folder)
     if file == "tracker/wandb":
         assert list(folder.glob("wandb/offline-run-*"))
