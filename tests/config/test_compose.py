@@ -13,7 +13,7 @@ from zerokit.config.paths import CONF, choices
 from zerokit.config.schema import Config, TrainConfig
 
 NEEDED = {
-    **{f"data={name}": [f"data.files=[{CONF / 'config.yaml'}]"] for name in ("text", "jsonl", "chat")},
+    "data=text": [f"data.files=[{CONF / 'config.yaml'}]"],
     "optimizer=onebit_adam": ["zero=stage1"],
     "model=mlp": ["data=synthetic", "data.task=regression"],
 }

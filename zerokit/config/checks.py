@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -11,15 +12,16 @@ from pathlib import Path
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
-from zerokit.config.registry import Choice
+from zerokit.config.files import matching_files
 from zerokit.config.schema import Config, LaunchConfig
 
 CPU_PROCESSES = 2
 """Worker processes on a CPU by default, so that the state is really divided."""
 
 LANGUAGE_MODELS = ("gpt", "llama")
-DOCUMENTS = ("text", "jsonl", "chat")
-DATA = ("stdlib", "synthetic", *DOCUMENTS)
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""What a model on Hugging Face's Hub is called: OWNER/NAME."""
+DATA = ("stdlib", "text", "synthetic")
 
 
 def check(config: Config) -> None:
@@ -32,6 +34,7 @@ def check(config: Config) -> None:
     _check_stage(config)
     _check_schedule(config)
     _check_data(config)
+    _check_huggingface(config)
     _check_profile(config)
     _check_graph(config)
     _check_tracker(config)
@@ -100,13 +103,13 @@ def _check_graph(config: Config) -> None:
 def _check_data(config: Config) -> None:
     """Check zerokit's own models against its own data; what others register is theirs to check."""
     model, data = config.model, config.data
-    if data.name in DOCUMENTS:
-        data.options.check_files()
+    if data.name == "text":
+        matching_files("data.files", data.options.files)
     if data.name in DATA:
-        check_mean(config.train.loss_mean, _task(data))
+        check_mean(config.train.loss_mean, getattr(data.options, "task", "tokens"))
     if model.name not in (*LANGUAGE_MODELS, "mlp") or data.name not in DATA:
         return
-    task = _task(data)
+    task = getattr(data.options, "task", "tokens")
     if model.name == "mlp" and task == "tokens":
         raise ConfigError(
             f"model=mlp does not take the tokens of data={data.name}. "
@@ -114,18 +117,23 @@ def _check_data(config: Config) -> None:
         )
     if model.name in LANGUAGE_MODELS and task != "tokens":
         raise ConfigError(
-            f"model.name={model.name} predicts the next token, and data={data.name} is for {task}. Choose other data, "
-            "or another model."
+            f"model.name={model.name} takes tokens, but data.task={task}. Choose data.task=tokens or model=mlp."
         )
     if model.name in LANGUAGE_MODELS:
         _check_tokens(config)
 
 
-def _task(data: Choice) -> str:
-    """What zerokit's own data are for."""
-    if getattr(data.options, "label", None) is not None:
-        return "classification"
-    return "masked" if getattr(data.options, "mask_percent", 0) else getattr(data.options, "task", "tokens")
+def _check_huggingface(config: Config) -> None:
+    """Check where a model of transformers is to come from, as far as this host alone can tell."""
+    if config.model.name != "hf":
+        return
+    if find_spec("transformers") is None:
+        raise ConfigError("model=hf needs a package: pip install 'zerokit[hf]'.")
+    path = Path(config.model.options.path).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ConfigError(f"model.path={path}: the folder has no config.json; expected a model of transformers.")
+    if not path.is_dir() and not HUB_NAME.fullmatch(config.model.options.path):
+        raise ConfigError(f"model.path={path}: there is no such folder. Expected one with config.json.")
 
 
 def check_mean(mean: str | None, task: str) -> None:
@@ -134,7 +142,7 @@ def check_mean(mean: str | None, task: str) -> None:
     Raises:
         ConfigError: naming the key and the data's task.
     """
-    if mean == "tokens" and task not in ("tokens", "masked"):
+    if mean == "tokens" and task != "tokens":
         raise ConfigError(
             f"train.loss_mean=tokens needs targets that are tokens, and this is data for {task}. Choose "
             "train.loss_mean=samples, or null."
@@ -144,8 +152,6 @@ def check_mean(mean: str | None, task: str) -> None:
 def _check_tokens(config: Config) -> None:
     model, data = config.model.options, config.data.options
     vocabulary = getattr(data, "vocab_size", 256)
-    if getattr(data, "tokenizer", "bytes") != "bytes":
-        vocabulary = 0  # which the tokenizer says when it is read
     if model.context is not None and model.context < data.seq_len:
         raise ConfigError(f"model.context={model.context} is shorter than data.seq_len={data.seq_len}.")
     if model.vocab_size is not None and model.vocab_size < vocabulary:

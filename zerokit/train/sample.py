@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from zerokit.config.schema import Config
+from zerokit.train.forward import logits_of
 from zerokit.train.trainer import Trainer, evaluating
 
 log = logging.getLogger("zerokit")
@@ -14,16 +15,21 @@ PROMPTS = {256: "def "}
 
 
 def sample(trainer: Trainer, cfg: Config) -> str | None:
-    """Text continued by the model, prompt included; None where the data has no text. A collective."""
-    info, source = trainer.info, trainer.loader.source
-    if info.task != "tokens" or cfg.train.sample_tokens == 0:
+    """Text continued by the model, prompt included; None where the data has no text, or the model does not predict what
+    follows. A collective."""
+    info, source, engine = trainer.info, trainer.loader.source, trainer.engine
+    follows = getattr(engine.module, "shifts_labels", True)
+    if info.task != "tokens" or cfg.train.sample_tokens == 0 or not follows:
         return None
     from zerokit.model._generate import generate
 
     prompt = list(PROMPTS[info.vocab_size].encode()) if info.vocab_size in PROMPTS else [0]
-    engine, options = trainer.engine, cfg.train
+    options = cfg.train
     with evaluating(engine.module), engine.evaluating():
-        tokens = generate(engine, prompt, options.sample_tokens, 0.7, options.seed, info.seq_len, engine.device)
+        tokens = generate(
+            lambda known: logits_of(engine(known)),
+            prompt, options.sample_tokens, 0.7, options.seed, info.seq_len, engine.device,
+        )  # fmt: skip
     try:
         return source.decode(prompt + tokens)
     except Exception as error:  # of a source that a user has registered; the training is over, whatever it shows

@@ -4,12 +4,17 @@ A model on the `meta` device is initialised module by module, by each module's o
 generator seeded by the run's seed and the module's name: the values depend neither on the stage nor on the number of
 ranks, and no rank ever holds more than its shards and the weights of one module. A model with real values keeps those
 of rank 0.
+
+[Note: stored weights] A model on `meta` may have `stored_weights`, a mapping of its parameters and buffers to functions
+that read their values, most often from files mapped into memory: each rank reads its own part of them, and only what
+is not there is initialised. It may also have `reset_module(name)`, which takes the place of every `reset_parameters`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +36,7 @@ class Materializer:
     def __init__(self, storage: Storage, master: object, comm: Communicator):
         self.storage, self.master, self.comm = storage, master, comm
         self._where: dict[nn.Parameter, tuple[Unit, int]] = {}
+        self._stored: Mapping[Tensor, Callable[[], Tensor]] = {}
         for unit in storage.units:
             self._where.update({p: (unit, i) for i, p in enumerate(unit.parameters)})
 
@@ -63,43 +69,68 @@ class Materializer:
         if seed is None and self.comm.rank == 0 and any(p.is_meta for p in model.parameters()):
             raise ValueError("Rank 0 was to have the model's values, but it is on the meta device there.")
         written: set[Tensor] = set(known)
+        self._stored = model.__dict__.pop("stored_weights", {})  # once: what is changed later is not read again
+        reset = getattr(model, "reset_module", None)
         for name, module in model.named_modules() if self.storage.device.type != "meta" else ():
             own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
             if any(t.is_meta for t in own) and seed is not None:
-                self._initialise(name, module, seed, written)
+                self._initialise(name, module, seed, written, reset)
             else:
                 self._take(module, written)
         self._point(model)
 
-    def _initialise(self, name: str, module: nn.Module, seed: int, written: set[Tensor]) -> None:
-        if not hasattr(module, "reset_parameters"):
+    def _initialise(self, name: str, module: nn.Module, seed: int, written: set[Tensor],
+                    reset: Callable[[str], None] | None) -> None:  # fmt: skip
+        for parameter in self._read(module, written):
+            written.add(parameter)
+        placeholders = {key: p for key, p in module._parameters.items() if p is not None and p not in self._stored}
+        buffers = {key: b for key, b in module._buffers.items() if b is not None and b.is_meta}
+        if not placeholders and not buffers:
+            return
+        if reset is not None:
+            reset = partial(reset, name)
+        elif hasattr(module, "reset_parameters"):
+            reset = module.reset_parameters
+        else:
             raise ValueError(
                 f"'{name or 'the model'}' ({type(module).__name__}) was built on the meta device and has no "
                 "reset_parameters() to give its own parameters and buffers their values; add one, "
                 "or build the model on a real device."
             )
         device = self.storage.device
-        placeholders = {key: p for key, p in module._parameters.items() if p is not None}
         for key, p in placeholders.items():
             real = _unset(p.shape, torch.float32, device)
             module._parameters[key] = nn.Parameter(real, requires_grad=p.requires_grad)
-        for key, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_meta:
-                module._buffers[key] = _unset(buffer.shape, buffer.dtype, device)
+        for key, buffer in buffers.items():
+            module._buffers[key] = _unset(buffer.shape, buffer.dtype, device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device), torch.no_grad():
             torch.manual_seed(module_seed(seed, name))
-            module.reset_parameters()
-        for key, value in (*module._parameters.items(), *module._buffers.items()):
-            if value is not None and _has_unset(value):
-                raise ValueError(
-                    f"{type(module).__name__}.reset_parameters() left '{f'{name}.{key}'.lstrip('.')}' unset: it must "
-                    "give every parameter and buffer of the module its values."
-                )
+            reset()
+            for key, buffer in buffers.items():
+                if buffer in self._stored:
+                    module._buffers[key].copy_(self._stored[buffer]())
+        self._check_set(name, module)
         for key, p in placeholders.items():
             value, module._parameters[key] = module._parameters[key], p
             if p not in written:
                 written.add(p)
                 self.write(p, value)
+
+    def _read(self, module: nn.Module, written: Collection[Tensor]) -> Iterator[nn.Parameter]:
+        """Write this rank's part of the module's stored weights; those that it has written."""
+        for p in module._parameters.values():
+            if p in self._stored and p not in written:
+                self.write(p, self._stored[p]())
+                yield p
+
+    @staticmethod
+    def _check_set(name: str, module: nn.Module) -> None:
+        for key, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is not None and not value.is_meta and _has_unset(value):
+                raise ValueError(
+                    f"{type(module).__name__}.reset_parameters() left '{f'{name}.{key}'.lstrip('.')}' unset: it must "
+                    "give every parameter and buffer of the module its values."
+                )
 
     def _take(self, module: nn.Module, written: set[Tensor]) -> None:
         for p in module._parameters.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -12,6 +13,9 @@ from torch import nn
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.zero.layout import make_layout
 from zerokit.zero.unit import Unit
+
+LARGE = 2**22
+"""Elements below which embeddings and output layers are not worth a gather of their own."""
 
 GroupOf = Callable[[str, nn.Parameter], int]
 
@@ -42,14 +46,35 @@ def _collect_blocks(module: nn.Module, blocks: dict[nn.Module, None], seen: set[
             _collect_blocks(child, blocks, seen)
 
 
+def find_ends(model: nn.Module) -> list[nn.Module]:
+    """Embedding and output layer of a language model that names them as `transformers` does, where they are large and
+    share no weight."""
+    ends = [end for side in ("input", "output") if (end := _end(model, f"get_{side}_embeddings")) is not None]
+    counts = Counter(parameter for end in dict.fromkeys(ends) for parameter in end.parameters())
+    return [end for end in dict.fromkeys(ends) if _is_large(end) and all(counts[p] == 1 for p in end.parameters())]
+
+
+def _end(model: nn.Module, getter: str) -> nn.Module | None:
+    try:
+        end = getattr(model, getter, lambda: None)()
+    except NotImplementedError:  # of models that look nothing up
+        return None
+    return end if isinstance(end, nn.Module) else None
+
+
+def _is_large(module: nn.Module) -> bool:
+    return sum(parameter.numel() for parameter in module.parameters()) >= LARGE
+
+
 def unit_modules(model: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Module]:
     """The modules that form units: those named by `patterns` (class names or names in the model, with wildcards), else
-    what the model's own `units()` says, else its repeated blocks.
+    what the model's own `units()` says, else its repeated blocks, and embeddings and head that the model names.
 
     Raises ConfigError for a pattern that matches no module.
     """
     if not patterns:
-        return list(model.units()) if inspect.ismethod(getattr(model, "units", None)) else find_blocks(model)
+        named = inspect.ismethod(getattr(model, "units", None))
+        return list(model.units()) if named else [*find_blocks(model), *find_ends(model)]
     chosen: dict[nn.Module, None] = {}
     for pattern in patterns:
         found = [

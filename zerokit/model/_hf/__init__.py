@@ -1,0 +1,1 @@
+"""What makes a model of `transformers` one that zerokit trains: built without values, its weights read by parts."""
