@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import signal
+import tempfile
 
 import torch
 
+if "ZEROKIT_CACHE" not in os.environ:  # nothing of a test stays in the user's cache
+    os.environ["ZEROKIT_CACHE"] = tempfile.mkdtemp(prefix="zerokit-cache-")
+    atexit.register(shutil.rmtree, os.environ["ZEROKIT_CACHE"], ignore_errors=True)
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs ignore it, and so do their children
     signal.signal(signal.SIGINT, signal.default_int_handler)

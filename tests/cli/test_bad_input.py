@@ -37,7 +37,10 @@ ROWS: dict[str, list[tuple[str, str]]] = {
         ("--config-path unreadable_folder --config-name config", "unreadable_folder cannot be read"),
         ("data=text", "data.files: expected at least one file"),
         ("data=text data.files=[nowhere]", "data.files: no file matches 'nowhere' (looked from"),
-        ("data=text data.files=[empty]", "data.files: no file matches 'empty' (that is a folder"),
+        (
+            "data=text data.files=[empty]",
+            "data.files: no file matches 'empty' (that folder has no file that ends in .txt",
+        ),
         ("hydra.run.dir=file", "Cannot use file: File exists. Choose another output folder"),
         ("hydra.run.dir=file/x", "Cannot use file/x: Not a directory"),
         ("model=mlp data=synthetic data.task=regression hydra.run.dir=taken", "/taken/logs: File exists."),

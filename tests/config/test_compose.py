@@ -13,7 +13,7 @@ from zerokit.config.paths import CONF, choices
 from zerokit.config.schema import Config, TrainConfig
 
 NEEDED = {
-    "data=text": [f"data.files=[{CONF / 'config.yaml'}]"],
+    **{f"data={name}": [f"data.files=[{CONF / 'config.yaml'}]"] for name in ("text", "jsonl", "chat")},
     "optimizer=onebit_adam": ["zero=stage1"],
     "model=mlp": ["data=synthetic", "data.task=regression"],
 }

@@ -17,7 +17,7 @@ from zerokit.config.schema import LaunchConfig
         (["launch.nproc=3", "batch.global=8"], r"1 \* 3 = 3"),
         (["scheduler.warmup=50", "train.steps=20"], "scheduler.warmup=50 is longer than the run of 20 steps"),
         (["model=mlp"], "model=mlp does not take the tokens of data=stdlib"),
-        (["data=synthetic", "data.task=regression"], "takes tokens, but data.task=regression"),
+        (["data=synthetic", "data.task=regression"], "predicts the next token, and data=synthetic is for regression"),
         (["model.context=8"], "model.context=8 is shorter than data.seq_len"),
         (["model.vocab_size=8"], "model.vocab_size=8 is below the 256 tokens"),
         (

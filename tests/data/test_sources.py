@@ -6,18 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice, build, options_type
 
 
 def make(name, seed=0, **options):
     return build("data", Choice(name, options_type("data", name)(**options)), seed=seed)
-
-
-def text(tmp_path, content=bytes(range(256)) * 20, name="a.txt", **options):
-    path = tmp_path / name
-    path.write_bytes(content)
-    return make("text", files=[str(path)], seq_len=16, **options)
 
 
 SYNTHETIC = [
@@ -44,57 +37,6 @@ def test_an_epoch_holds_every_sample_once_and_epochs_differ():
     assert not torch.equal(*epochs)
     assert torch.equal(*(epoch[epoch[:, 0].argsort()] for epoch in epochs))
     assert len(epochs[0][:, 0].unique()) == len(source) == 50
-
-
-def test_the_seed_changes_the_order_of_text_but_not_its_validation(tmp_path):
-    first, second = text(tmp_path, seed=0), text(tmp_path, seed=1)
-    assert not torch.equal(first.batch(0, 8)[0], second.batch(0, 8)[0])
-    assert torch.equal(first.validation(0, 8)[0], second.validation(0, 8)[0])
-    assert first.info.sha256 == second.info.sha256
-
-
-def test_targets_are_the_next_tokens(tmp_path):
-    source = text(tmp_path)
-    inputs, targets = source.batch(0, 5)
-    assert inputs.shape == targets.shape == (5, 16) and inputs.dtype == torch.int64
-    assert torch.equal(inputs[:, 1:], targets[:, :-1])
-    assert torch.equal((inputs[:, -1] + 1) % 256, targets[:, -1])
-
-
-def test_text_holds_out_the_end_of_each_file(tmp_path):
-    source = text(tmp_path, b"a" * 900 + b"b" * 100, held_out_percent=10)
-    every = source.batch(0, len(source))
-    assert every[0].unique().tolist() == every[1].unique().tolist() == [ord("a")]
-    assert source.validation(0, 1)[0].unique().tolist() == [ord("b")]
-    assert source.validation(0, 7) is None
-
-
-def test_text_finds_files_by_glob_once_each(tmp_path):
-    (tmp_path / "sub").mkdir()
-    for name in ("b.txt", "a.txt", "sub/c.txt", "d.md"):
-        (tmp_path / name).write_bytes(name.encode() * 50)
-    source = make("text", files=[f"{tmp_path}/**/*.txt", f"{tmp_path}/a.txt"], seq_len=4)
-    assert "3 files" in source.info.description
-
-
-def test_text_that_matches_nothing(tmp_path):
-    with pytest.raises(ConfigError, match=r"data.files: no file matches '.*nothing\*' \(looked from"):
-        make("text", files=[f"{tmp_path}/nothing*"])
-    with pytest.raises(ConfigError, match=r"that is a folder: use .*/\*\*/\*\.txt"):
-        make("text", files=[str(tmp_path)])
-    with pytest.raises(ValueError, match="files: expected at least one"):
-        make("text")
-
-
-def test_text_that_is_too_short(tmp_path):
-    with pytest.raises(ConfigError, match="expected at least 17 held-out tokens for data.seq_len=16, got 5"):
-        text(tmp_path, b"x" * 100)
-
-
-def test_decode_survives_bytes_that_are_no_utf8(tmp_path):
-    source = text(tmp_path)
-    assert source.decode(list("né".encode())) == "né"
-    assert source.decode([0x6E, 0xC3]) == "n\ufffd"
 
 
 def test_stdlib_is_split_by_file_and_leaves_out_tests():

@@ -12,7 +12,7 @@ from pathlib import Path
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
-from zerokit.config.files import matching_files
+from zerokit.config.registry import Choice
 from zerokit.config.schema import Config, LaunchConfig
 
 CPU_PROCESSES = 2
@@ -21,7 +21,8 @@ CPU_PROCESSES = 2
 LANGUAGE_MODELS = ("gpt", "llama")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """What a model on Hugging Face's Hub is called: OWNER/NAME."""
-DATA = ("stdlib", "text", "synthetic")
+DOCUMENTS = ("text", "jsonl", "chat")
+DATA = ("stdlib", "synthetic", *DOCUMENTS)
 
 
 def check(config: Config) -> None:
@@ -103,13 +104,13 @@ def _check_graph(config: Config) -> None:
 def _check_data(config: Config) -> None:
     """Check zerokit's own models against its own data; what others register is theirs to check."""
     model, data = config.model, config.data
-    if data.name == "text":
-        matching_files("data.files", data.options.files)
+    if data.name in DOCUMENTS:
+        data.options.check_files()
     if data.name in DATA:
-        check_mean(config.train.loss_mean, getattr(data.options, "task", "tokens"))
+        check_mean(config.train.loss_mean, _task(data))
     if model.name not in (*LANGUAGE_MODELS, "mlp") or data.name not in DATA:
         return
-    task = getattr(data.options, "task", "tokens")
+    task = _task(data)
     if model.name == "mlp" and task == "tokens":
         raise ConfigError(
             f"model=mlp does not take the tokens of data={data.name}. "
@@ -117,10 +118,18 @@ def _check_data(config: Config) -> None:
         )
     if model.name in LANGUAGE_MODELS and task != "tokens":
         raise ConfigError(
-            f"model.name={model.name} takes tokens, but data.task={task}. Choose data.task=tokens or model=mlp."
+            f"model.name={model.name} predicts the next token, and data={data.name} is for {task}. Choose other data, "
+            "or another model."
         )
     if model.name in LANGUAGE_MODELS:
         _check_tokens(config)
+
+
+def _task(data: Choice) -> str:
+    """What zerokit's own data are for."""
+    if getattr(data.options, "label", None) is not None:
+        return "classification"
+    return "masked" if getattr(data.options, "mask_percent", 0) else getattr(data.options, "task", "tokens")
 
 
 def _check_huggingface(config: Config) -> None:
@@ -142,7 +151,7 @@ def check_mean(mean: str | None, task: str) -> None:
     Raises:
         ConfigError: naming the key and the data's task.
     """
-    if mean == "tokens" and task != "tokens":
+    if mean == "tokens" and task not in ("tokens", "masked"):
         raise ConfigError(
             f"train.loss_mean=tokens needs targets that are tokens, and this is data for {task}. Choose "
             "train.loss_mean=samples, or null."
@@ -152,6 +161,8 @@ def check_mean(mean: str | None, task: str) -> None:
 def _check_tokens(config: Config) -> None:
     model, data = config.model.options, config.data.options
     vocabulary = getattr(data, "vocab_size", 256)
+    if getattr(data, "tokenizer", "bytes") != "bytes":
+        vocabulary = 0  # which the tokenizer says when it is read
     if model.context is not None and model.context < data.seq_len:
         raise ConfigError(f"model.context={model.context} is shorter than data.seq_len={data.seq_len}.")
     if model.vocab_size is not None and model.vocab_size < vocabulary:

@@ -13,8 +13,8 @@ IGNORED = -100
 class DataInfo:
     """Facts about a data source, fixed once it is built."""
 
-    task: Literal["tokens", "regression", "classification"]
-    """What is learned: the next token, numbers, or a class."""
+    task: Literal["tokens", "masked", "regression", "classification"]
+    """What is learned: the next token, masked tokens where they stand, numbers, or a class."""
     seq_len: int | None
     """Tokens per sample (tokens only)."""
     vocab_size: int | None
@@ -33,4 +33,4 @@ class DataInfo:
     @property
     def counted(self) -> str:
         """What throughput and the mean of the loss count: tokens, or samples where there are none."""
-        return "tokens" if self.task == "tokens" else "samples"
+        return "tokens" if self.task in ("tokens", "masked") else "samples"

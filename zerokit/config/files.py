@@ -41,18 +41,70 @@ def _warn(_: Path, path: Path, problem: str) -> None:
     log.warning("%s was left out: %s", path, problem)
 
 
-def matching_files(key: str, patterns: list[str]) -> list[Path]:
-    """Files that `patterns` (paths or globs, `**` and `~` allowed), the value of `key`, name, sorted, each once.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+    "chat_template.jinja",
+)  # fmt: skip
+"""What a folder may hold of a tokenizer."""
+
+
+def tokenizer_files(given: str) -> list[Path]:
+    """The files of the tokenizer in the folder, or of the file, that `data.tokenizer` names.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        found = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+        if not any(file.name.split(".")[0] not in ("special_tokens_map", "chat_template") for file in found):
+            raise ConfigError(
+                f"data.tokenizer: the folder {given} has no tokenizer (tokenizer.json, tokenizer.model, …). Give a "
+                "folder that has one, a tokenizer.json, or data.tokenizer=bytes."
+            )
+        return found
+    if not path.is_file():
+        raise ConfigError(
+            f"data.tokenizer: there is no folder or file '{given}' (looked from {Path.cwd()}). Give a folder with a "
+            "tokenizer, a tokenizer.json, or data.tokenizer=bytes."
+        )
+    beside = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+    return [path, *(file for name in beside if (file := path.parent / name).is_file())]
+
+
+def matching_files(key: str, patterns: list[str], endings: tuple[str, ...] = ()) -> list[Path]:
+    """Files that `patterns` (paths, globs, folders; `**` and `~` allowed), the value of `key`, name, sorted, each once.
+
+    endings: of the files that count in a folder, at any depth; each also with `.gz`. A folder that the library
+    `datasets` has saved counts itself.
 
     Raises:
         ConfigError: one of them names no file.
     """
     found: set[Path] = set()
     for pattern in patterns:
-        paths = [Path(match) for match in glob(str(Path(pattern).expanduser()), recursive=True)]
-        files = [path for path in paths if path.is_file()]
+        named = Path(pattern).expanduser()
+        paths = [Path(match) for match in glob(str(named), recursive=True)]
+        files = [file for path in paths for file in _files(path, endings if path == named else ())]
         if not files:
-            hint = f"that is a folder: use {pattern.rstrip('/')}/**/*.txt" if paths else f"looked from {Path.cwd()}"
+            hint = (
+                f"that folder has no file that ends in {', '.join(endings)}" if paths else f"looked from {Path.cwd()}"
+            )
             raise ConfigError(f"{key}: no file matches {pattern!r} ({hint}).")
         found.update(path.resolve() for path in files)
     return sorted(found)
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder is one that the library `datasets` has saved."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    if ".arrow" in endings and is_saved_dataset(path):
+        return [path]
+    names = tuple(ending + more for ending in endings for more in ("", ".gz"))
+    return [file for file in path.rglob("*") if file.is_file() and file.name.endswith(names)] if names else []

@@ -1,4 +1,4 @@
-"""Text files as bytes: reading, splitting, hashing. Held in memory once per process as uint8 tensors."""
+"""The bytes of Python's standard library: reading, splitting, hashing. Held in memory once per process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from zerokit.config.data_info import DataInfo
 from zerokit.config.errors import ConfigError
-from zerokit.config.files import matching_files
 from zerokit.data._source import TokenSource
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -84,28 +83,3 @@ def _modules(root: Path) -> Iterator[Path]:
 def build_stdlib(options, seed: int) -> TokenSource:
     """Source of the standard library's bytes."""
     return source_of(stdlib_corpus(options.held_out_percent), "Python's standard library", options.seq_len, seed)
-
-
-@lru_cache(maxsize=1)
-def text_corpus(patterns: tuple[str, ...], percent: int) -> Corpus:
-    """The user's files; the last `percent` % of each file are held out, so that one file is enough."""
-    train, held_out = [], []
-    files = matching_files("data.files", list(patterns))
-    for path in files:
-        content = _content(path)
-        cut = len(content) - len(content) * percent // 100
-        train.append(content[:cut])
-        held_out.append(content[cut:])
-    return corpus_of(train, held_out, len(files))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"data.files: {path} cannot be read: {error.strerror}") from error
-
-
-def build_text(options, seed: int) -> TokenSource:
-    """Source of the bytes of the user's files."""
-    return source_of(text_corpus(tuple(options.files), options.held_out_percent), "text", options.seq_len, seed)

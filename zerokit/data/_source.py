@@ -14,12 +14,17 @@ from zerokit.config.errors import ConfigError
 Batch = tuple[Tensor, Tensor]
 
 
+def mixed(*seeds: int) -> int:
+    """One seed of several, another for each combination (a linear congruential step for each; Knuth, MMIX)."""
+    found = 0
+    for seed in seeds:
+        found = (found * 6364136223846793005 + seed + 1442695040888963407) % 2**63
+    return found
+
+
 def permutation(length: int, *seeds: int) -> Tensor:
     """The order of `length` samples that `seeds` stand for, the same on every machine."""
-    mixed = 0
-    for seed in seeds:
-        mixed = (mixed * 6364136223846793005 + seed + 1442695040888963407) % 2**63
-    return torch.randperm(length, generator=torch.Generator().manual_seed(mixed))
+    return torch.randperm(length, generator=torch.Generator().manual_seed(mixed(*seeds)))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

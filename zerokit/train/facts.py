@@ -16,7 +16,7 @@ from zerokit.train.sample import sample
 from zerokit.train.trainer import Trainer
 
 STATES = ("parameters", "gradients", "optimizer")
-UNITS = {"tokens": "nats", "classification": "nats", "regression": "mse"}
+UNITS = {"tokens": "nats", "masked": "nats", "classification": "nats", "regression": "mse"}
 
 log = logging.getLogger("zerokit")
 
