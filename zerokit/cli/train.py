@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from zerokit.config.arguments import arguments
+from zerokit.config.environment import shown
 from zerokit.config.errors import ConfigError, usable_folder
 from zerokit.config.schema import Config
 from zerokit.config.terminal import complain, lasting_output
@@ -54,11 +55,13 @@ def _lead(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from zerokit.config.compose import compose, jobs, prepare, translated
+    from zerokit.config.compose import check_hydra, compose, jobs, prepare, translated
 
     args = parse(words)
     prepare(args)
     if args.hydra_help or args.info or args.shell_completion or args.cfg in ("hydra", "all"):
+        if not (args.hydra_help or args.shell_completion):
+            check_hydra(args)
         with translated():
             return _hydra(args, Task(list(sys.argv), many=False))
     if args.cfg:
@@ -161,7 +164,7 @@ def _show(config: Config, package: str | None) -> int:
     """Print the whole resolved config, or the section `package` of it."""
     from omegaconf import OmegaConf
 
-    values = config.to_dict()
+    values = shown(config.to_dict())
     if package is not None:
         if package not in values:
             raise ConfigError(f"--package: there is no section {package}. Sections: {', '.join(values)}.")

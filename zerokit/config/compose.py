@@ -7,7 +7,6 @@ import re
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from zerokit.config import hydra_private, identity, registry
+from zerokit.config import environment, foreign, hydra_private, identity, registry
 from zerokit.config.checks import check
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import defaults, unknown_key
 from zerokit.config.paths import CONF
-from zerokit.config.schema import Config
+from zerokit.config.schema import UNRESOLVED, Config
 from zerokit.config.translate import translate
 
 OVERLAYS = ("experiment", "debug")
 FOLDER_GROUPS = (*registry.GROUPS, *registry.LISTS, "zero", "launch", *OVERLAYS)
-HYDRA_TARGETS = (hydra_private.TARGETS, "hydra_plugins.", "optuna.samplers.")
+HYDRA_PLUGINS = ("hydra_plugins.", "optuna.samplers.")
 OVERRIDE = re.compile(r"(\+\+|\+|~)?([^=\s]+)=(.*)", re.DOTALL)
 
 
@@ -90,14 +89,41 @@ def jobs(args: Namespace) -> list[Config | ConfigError]:
         name = args.config_name or "config"
         if not args.multirun:
             single = loader.load_configuration(name, args.overrides, RunMode.RUN, validate_sweep_overrides=False)
+            _check_hydra(args, single)
             if single.hydra.mode is not RunMode.MULTIRUN:
                 return [_sound(_checked(loader.load_configuration(name, args.overrides, RunMode.RUN)))]
         master = loader.load_configuration(name, args.overrides, RunMode.MULTIRUN)
+        _check_hydra(args, master)
         swept = _sweep(master, args.overrides)
         made = [_checked(loader.load_configuration(name, words, RunMode.RUN)) for words in swept]
         # Only zerokit's own launcher goes on after a job that fails.
         lenient = master.hydra.launcher._target_.endswith(".ZerokitLauncher")
         return made if lenient and any(isinstance(job, Config) for job in made) else [_sound(job) for job in made]
+
+
+def check_hydra(args: Namespace) -> None:
+    """Refuse what files in a folder of the user's would have Hydra do, where no job is composed.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    with _readable(args), translated():
+        loader = hydra_private.config_loader(args.config_path or CONF, args.config_dir)
+        mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
+        name = args.config_name or "config"
+        _check_hydra(args, loader.load_configuration(name, args.overrides, mode, validate_sweep_overrides=False))
+
+
+def _check_hydra(args: Namespace, composed: DictConfig) -> None:
+    if not (args.config_path or args.config_dir or args.config_name):
+        return
+    _refuse_targets(OmegaConf.to_container(composed.hydra), "hydra")
+    own = hydra_private.config_loader(CONF)
+    foreign.check_composed(
+        composed,
+        args.overrides,
+        lambda words: own.load_configuration("config", words, RunMode.RUN, validate_sweep_overrides=False),
+    )
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -108,8 +134,11 @@ def to_config(composed: DictConfig) -> Config:
     """
     with translated():
         own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-        _refuse_targets(OmegaConf.to_container(own), "")
-        config = Config.from_dict(OmegaConf.to_container(own, resolve=True, throw_on_missing=True))
+        raw = OmegaConf.to_container(own)
+        _refuse_targets(raw, "")
+        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+        unresolved = dict(environment.unresolved(own, values)) if "oc.env" in str(raw) else {}
+        config = Config.from_dict({**values, UNRESOLVED: unresolved} if unresolved else values)
         check(config)
         return config
 
@@ -175,7 +204,7 @@ def _normalise(word: str, folders: list[Path]) -> str:
         return word
     _, key, value = match.groups()
     first = re.split(r"[./@:]", key)[0]
-    known = [field.name for field in fields(Config)]
+    known = Config.section_names()
     if first == "hydra":
         return word
     if key in registry.LISTS and value == "null":
@@ -199,17 +228,29 @@ def _hydra_defaults(args: Namespace) -> list[str]:
             f"There is no config '{primary.name}' in {primary.parent}; see --config-path and --config-name."
         )
     with _readable(args), translated():
-        if not primary.exists() or "hydra" in (OmegaConf.load(primary) or {}):
+        if not primary.exists():
             return []
+        foreign.check_primary(primary)
         own = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    words = [
-        f"{key.removeprefix('override ')}={value}"
-        for entry in own["defaults"]
+        given = OmegaConf.to_container(OmegaConf.load(primary))
+    given = given if isinstance(given, dict) else {}
+    words = _hydra_choices(own) | {
+        key: "null" if value is None else value for key, value in _leaves("hydra", own["hydra"])
+    }
+    set_there = {*_hydra_choices(given), *(key for key, _ in _leaves("hydra", given.get("hydra")))}
+    return [f"{key}={value}" for key, value in words.items() if key not in set_there]
+
+
+def _hydra_choices(values: dict[str, Any]) -> dict[str, Any]:
+    """The choices of Hydra's groups in the defaults list of a config, by group."""
+    entries = values.get("defaults")
+    return {
+        str(key).removeprefix("override ").removeprefix("/"): value
+        for entry in (entries if isinstance(entries, list) else ())
         if isinstance(entry, dict)
         for key, value in entry.items()
-        if key.startswith("override hydra/")
-    ]
-    return words + [f"{key}={'null' if value is None else value}" for key, value in _leaves("hydra", own["hydra"])]
+        if str(key).removeprefix("override ").removeprefix("/").startswith("hydra/")
+    }
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -243,7 +284,8 @@ def _refuse_targets(values: Any, path: str) -> None:
     if not isinstance(values, dict):
         return
     for key, value in values.items():
-        allowed = path.startswith("hydra") and str(value).startswith(HYDRA_TARGETS)
+        known = value in hydra_private.TARGETS or str(value).startswith(HYDRA_PLUGINS)
+        allowed = known and path.partition(".")[0] == "hydra"
         if key == "_target_" and not allowed:
             raise unknown_key(path, key, [])
         _refuse_targets(value, f"{path}.{key}" if path else str(key))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
@@ -12,9 +15,12 @@ from typing import Any
 
 import yaml
 
-from zerokit.config.errors import ConfigError
+from zerokit.config.errors import ConfigError, naming
 
 log = logging.getLogger(__name__)
+
+DRAFT = re.compile(r"\..+-\d+\.tmp")
+"""Name of a file before it takes the place of another."""
 
 
 def read_mapping(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
@@ -33,6 +39,57 @@ def read_mapping(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[s
         _warn(path.absolute(), path, f"expected keys with values, found {type(values).__name__}")
         return {}
     return values
+
+
+def replace_text(path: Path, text: str, durable: bool = False) -> None:
+    """Replace a file in one move, so that a reader never sees half of it, nor does one after a power loss if `durable`.
+    A link of this name is replaced, and none is followed.
+
+    Raises:
+        OSError: naming the file; nothing is left behind.
+    """
+    draft = path.with_name(f".{path.name}-{os.getpid()}.tmp")
+    try:
+        with naming(path):
+            draft.unlink(missing_ok=True)
+            descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o644)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what `replace_text` has left in a folder when its process was killed; nobody may be writing there."""
+    with suppress(OSError):
+        for path in folder.glob(".*-*.tmp"):
+            if DRAFT.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def refuse_links(folder: Path, below: Iterable[str] = ()) -> None:
+    """Refuse a folder to write into in which a link would lead elsewhere; the folder itself may be reached by one.
+
+    below: names of folders in it that are looked into as well.
+
+    Raises:
+        ConfigError: naming the link.
+    """
+    for place in (folder, *(folder / name for name in below)):
+        if not place.is_dir():
+            continue
+        for entry in os.scandir(place):
+            if entry.is_symlink():
+                raise ConfigError(
+                    f"{entry.path} is a link, and nothing is written through links in the folder of a run: remove it, "
+                    "or choose another folder with hydra.run.dir=DIR."
+                )
 
 
 @lru_cache

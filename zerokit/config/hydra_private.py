@@ -13,8 +13,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.types import Override
 
-TARGETS = "hydra._internal."
-"""Beginning of the `_target_`s of Hydra's own launcher and sweeper."""
+TARGETS = tuple(f"hydra._internal.core_plugins.basic_{name.lower()}.Basic{name}" for name in ("Launcher", "Sweeper"))
+"""The `_target_`s of Hydra's own launcher and sweeper."""
 
 
 def argument_parser() -> ArgumentParser:

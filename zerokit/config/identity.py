@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from zerokit.config import host
+from zerokit.config.environment import shown
 
 VIEWS = ("sweep", "run", "tracker", "state", "estimate", "profile")
 """Sections that change what is kept or shown of a run, not what it computes."""
@@ -27,7 +28,7 @@ def digest(values: dict[str, Any]) -> str:
     Args:
         values: a whole configuration as `Config.to_dict` gives it.
     """
-    kept = {section: value for section, value in values.items() if section not in VIEWS and value}
+    kept = {section: value for section, value in shown(values).items() if section not in VIEWS and value}
     return _hash(json.dumps(kept, sort_keys=True, default=str))
 
 

@@ -26,7 +26,7 @@ Schema = dict[str, Any]
 
 def config_schema() -> Schema:
     """The schema of config.yaml, of overlays with `# @package _global_`, and of the config.yaml of a run."""
-    sections = {field.name: section_schema(field.name) for field in dataclasses.fields(Config)}
+    sections = {name: section_schema(name) for name in Config.section_names()}
     hydra = {"type": "object", "description": "Settings of Hydra: hydra.run.dir, hydra.sweeper.params and others."}
     return _document("zerokit configuration", {**sections, "defaults": _defaults_list(), "hydra": hydra})
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from zerokit.config import registry
+from zerokit.config.environment import UNRESOLVED
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import parse_fields, to_plain, unknown_key
 from zerokit.config.registry import Choice
@@ -280,6 +281,9 @@ class Config:
     estimate: EstimateConfig
     run: RunConfig
     sweep: SweepConfig
+    unresolved: dict[str, Any] = field(default_factory=dict)
+    """What was written as `${oc.env:NAME}`, by key, such as `{"run.name": "${oc.env:USER}"}`: files and trackers get
+    this in place of the value, which may be a secret."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
@@ -288,15 +292,23 @@ class Config:
         Raises:
             ConfigError: if a key is unknown, a value has a wrong type or is not allowed, or a group has no choice.
         """
-        sections = [f.name for f in fields(cls)]
+        values = dict(values)
+        unresolved = values.pop(UNRESOLVED, None) or {}
+        sections = cls.section_names()
         for key in values:
             if key not in sections:
                 raise unknown_key("", key, sections)
-        return cls(**{section: _section(section, values.get(section)) for section in sections})
+        return cls(**{section: _section(section, values.get(section)) for section in sections}, unresolved=unresolved)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain dicts, lists and scalars."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        values = {name: _plain(getattr(self, name)) for name in self.section_names()}
+        return values | ({UNRESOLVED: self.unresolved} if self.unresolved else {})
+
+    @classmethod
+    def section_names(cls) -> list[str]:
+        """Return the sections in their order."""
+        return [f.name for f in fields(cls) if f.name != UNRESOLVED]
 
 
 SECTIONS: dict[str, type] = {

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zerokit.config.environment import shown
+from zerokit.config.files import replace_text
 from zerokit.config.schema import Config
 from zerokit.config.terminal import say
 from zerokit.launch.environment import joined_rank
@@ -46,13 +48,14 @@ def launch(
 
         run_dir = joined.folder(run_dir)
     with locked(run_dir):
-        check_config(config.to_dict(), run_dir)
+        written = shown(config.to_dict())
+        check_config(written, run_dir)
         if (done := finished(config, run_dir)) is not None:
             say(f"nothing left to do: step {done['steps']} of {config.train.steps}, in {run_dir}")
             return done
-        OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
-        for name, text in (notes or {}).items():
-            (run_dir / name).write_text(text, encoding="utf-8")
+        files = {"config.yaml": OmegaConf.to_yaml(OmegaConf.create(written)), **(notes or {})}
+        for name, text in files.items():
+            replace_text(run_dir / name, text)
         if joined_rank() is not None:
             return joined.lead(config, run_dir, entry)
         from zerokit.launch import local

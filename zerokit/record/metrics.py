@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zerokit.config.errors import naming
+from zerokit.config.files import replace_text
 from zerokit.config.parse import as_number
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class MetricsFile:
         _drop_cut_line(self.path)
         if after is not None and self.path.exists():
             _drop_later(self.path, after)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8", opener=_opener)  # noqa: SIM115
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Write the metrics of one step (counted in optimizer steps)."""
@@ -56,6 +57,11 @@ class MetricsFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _opener(path: str, flags: int) -> int:
+    """Open a file, but not through a link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -138,9 +144,7 @@ def _drop_later(path: Path, step: int) -> None:
             continue
         if isinstance(row, dict) and row.get("trainer/step", 0) <= step:
             kept.append(line)
-    draft = path.with_suffix(".jsonl.tmp")
-    draft.write_text("".join(kept), encoding="utf-8")
-    os.replace(draft, path)
+    replace_text(path, "".join(kept))
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float = 1.0) -> float:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import zerokit
-from zerokit.config.errors import naming
-from zerokit.config.files import read_mapping
+from zerokit.config.files import read_mapping, replace_text
 from zerokit.state.folder import FOLDER, saved_states
 
 FILES = {
@@ -44,18 +43,8 @@ def files(run_dir: Path) -> dict[str, str]:
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Replace summary.json in one move, so that a reader never sees half of it, nor does one after a power loss."""
-    path = run_dir / "summary.json"
-    draft = path.with_suffix(".json.tmp")
     text = json.dumps(_plain(summary), indent=2, allow_nan=False, default=str) + "\n"
-    try:
-        with naming(path), draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    os.replace(draft, path)
+    replace_text(run_dir / "summary.json", text, durable=True)
 
 
 def _plain(value: Any) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
+from zerokit.config.files import replace_text
 from zerokit.report.cells import is_sweep, load_sweep
 from zerokit.report.page import render, render_sweep
 from zerokit.report.rows import markdown
@@ -52,6 +52,5 @@ def try_report(folder: str | Path) -> Path | None:
 
 
 def _replace(path: Path, text: str) -> Path:
-    draft = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    draft.write_text(text, encoding="utf-8")
-    return draft.replace(path)
+    replace_text(path, text)
+    return path

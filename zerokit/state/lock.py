@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.config.errors import ConfigError
+from zerokit.config.files import refuse_links, remove_drafts
 from zerokit.config.host import process_space
 from zerokit.config.terminal import say
 
 FILE = Path("logs", "run.lock")
+WRITTEN = ("logs", "state", "profile", "tensorboard")
+"""Folders in a run's folder in which a run writes; trackers have links of their own in theirs."""
 PATIENCE_S, POLL_S = 60.0, 0.2
 """Seconds for which the workers of a launcher that has ended are waited for, and between two tries."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -34,13 +37,15 @@ def locked(run_dir: Path) -> Iterator[None]:
     and workers forked meanwhile hold it too. Where the file system has no locks, a warning says so.
 
     Raises:
-        ConfigError: another job has it, and which.
+        ConfigError: another job has it, and which; or there are links in it.
     """
     path = Path(run_dir) / FILE
+    refuse_links(Path(run_dir), WRITTEN)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
     try:
         _acquire(descriptor, path, run_dir)
+        remove_drafts(Path(run_dir))
         started = datetime.now(UTC).isoformat(timespec="seconds")
         os.truncate(descriptor, 0)
         holder = {"pid": os.getpid(), "space": process_space(), "host": socket.gethostname(), "since": started}

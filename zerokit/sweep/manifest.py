@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.config.errors import ConfigError
+from zerokit.config.files import refuse_links, remove_drafts, replace_text
 from zerokit.sweep.cell import Cell
 
 NAME = "sweep.json"
@@ -19,9 +20,7 @@ LOCK = ".lock"
 def write(folder: Path, command: str, cells: Iterable[Cell], conclusions: Iterable[str] = ()) -> None:
     """Replace sweep.json in one move."""
     values = {"command": command, "cells": [_cell(cell, folder) for cell in cells], "conclusions": list(conclusions)}
-    draft = folder / f".{NAME}.tmp"
-    draft.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    draft.replace(folder / NAME)
+    replace_text(folder / NAME, json.dumps(values, indent=2) + "\n")
 
 
 def lock(folder: Path) -> int:
@@ -30,6 +29,7 @@ def lock(folder: Path) -> int:
     Raises:
         ConfigError: if another process has it.
     """
+    refuse_links(folder)
     file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,6 +39,7 @@ def lock(folder: Path) -> int:
         raise ConfigError(
             f"This sweep is running already in {folder} (process {holder}). Wait for it, or give hydra.sweep.dir=DIR."
         ) from None
+    remove_drafts(folder)
     os.truncate(file, 0)
     os.write(file, str(os.getpid()).encode())
     return file

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.callbacks import Callback
+from zerokit.config.environment import shown
 from zerokit.config.schema import Config
 from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER
@@ -34,6 +35,7 @@ def open_state(
         "data.sha256": trainer.info.sha256,
         "train.loss_mean": trainer.objective.mean,
     }
+    config = shown(config)
     facts = {"precision": cfg.precision.name, "config": config}
     saver = Saver(
         trainer, folder / FOLDER, cfg.state, identity(config, **resolved), facts, disk, cfg.launch.save_timeout_s

@@ -6,6 +6,7 @@ from typing import Any
 
 from zerokit.callbacks import Callback, Run
 from zerokit.config import registry
+from zerokit.config.environment import shown
 from zerokit.state.folder import FOLDER
 from zerokit.state.manifest import read_manifest
 from zerokit.tracker import RunInfo
@@ -21,8 +22,10 @@ class Tracking(Callback):
 
     def on_start(self) -> None:
         """Open the tracker."""
-        cfg = self._run.config
-        info = RunInfo(self._run.folder, cfg.to_dict(), cfg.run.name, cfg.run.group, "train", self._tags(), self._id())
+        cfg, values = self._run.config, shown(self._run.config.to_dict())
+        named = values["run"]
+        tags = [*named["tags"], *self._tags()]
+        info = RunInfo(self._run.folder, values, named["name"], named["group"], "train", tags, self._id())
         self._tracker = registry.build("tracker", cfg.tracker, run=info)
         self._run.tracked |= {"name": cfg.tracker.name, "id": getattr(self._tracker, "id", None)}
 
@@ -42,7 +45,7 @@ class Tracking(Callback):
             f"checkpointing={cfg.checkpointing.name}",
             cfg.model.name,
         )
-        return list(dict.fromkeys((*cfg.run.tags, *facts)))
+        return [fact for fact in dict.fromkeys(facts) if fact not in cfg.run.tags]
 
     def on_step(self, step: int, metrics: dict[str, float] | None) -> None:
         """Show metrics."""
