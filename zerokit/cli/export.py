@@ -11,9 +11,13 @@ from pathlib import Path
 
 from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError, suggestion
+from zerokit.config.parse import finite
 from zerokit.config.terminal import complain
+from zerokit.record.metrics import last_metrics
+from zerokit.record.summary import read_summary
 from zerokit.state.errors import DamagedState, StateError
 from zerokit.state.folder import FOLDER, given_states
+from zerokit.state.manifest import read_manifest
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 USAGE = f"Give a state or the folder of a run: {usage(__doc__)}."
@@ -43,8 +47,31 @@ def main(words: list[str]) -> int:
             if state != states[0]:
                 complain(f"exported {state} instead.")
             print("\n".join(str(target / file) for file in files))
+            complain(_of_which_step(state))
             return 0
     return 1
+
+
+def _of_which_step(state: Path) -> str:
+    """Which step the exported weights are of, and whether the run has done, or is to do, more."""
+    facts = read_manifest(state).facts
+    step, run = facts.get("step"), state.resolve().parent.parent
+    told = f"these are the weights after step {step}, from {state}"
+    summary = read_summary(run) if state.resolve().parent.name == FOLDER else {}
+    done = max((int(number) for number in (finite(summary.get("steps")), _last_step(run)) if number), default=0)
+    if isinstance(step, int) and done > step:
+        return (
+            f"warning: {told}, but the run has done {done} steps: the later ones are in no saved state. Save the end "
+            f"with state.every=N, of which {done} is a multiple, or state.every={done}."
+        )
+    planned = ((facts.get("config") or {}).get("train") or {}).get("steps")
+    if summary.get("status") != "finished" and isinstance(planned, int) and isinstance(step, int) and step < planned:
+        return f"{told}; the run is to have {planned} steps."
+    return f"{told}."
+
+
+def _last_step(run: Path) -> float | None:
+    return finite(last_metrics(run / "metrics.jsonl").get("trainer/step"))
 
 
 def _arguments(words: list[str]) -> tuple[str, Path | None, str]:

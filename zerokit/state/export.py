@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import uuid
@@ -56,6 +57,8 @@ def write_model(reader: StateReader, outputs: Iterable[Output], dtype: torch.dty
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StateError(f"{target} exists and is not empty: remove it, or give another folder.")
     make_durable_folder(disk, target.parent)
+    for left in target.parent.glob(f"{glob.escape(target.name)}{TEMPORARY}*"):  # by an export that was killed
+        remove_tree(disk, left)
     draft = target.with_name(f"{target.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
     disk.make_folder(draft)
     try:

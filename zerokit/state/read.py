@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import xxhash
@@ -19,6 +19,8 @@ from zerokit.state.manifest import NAME, Manifest, read_manifest
 from zerokit.state.piece import CHUNK, DTYPES, Piece
 
 READ_BYTES = 1 << 22
+ERRORS = {kind.__name__: kind for kind in (DamagedState, StateMismatch, StateError)}
+Result = TypeVar("Result")
 
 
 def file_digest(path: Path) -> str:
@@ -50,20 +52,41 @@ def verify(folder: Path, exchange: Exchange | None = None) -> Manifest:
         DamagedState: on every rank, naming the file. StateError: another version of the format.
     """
     rank, world = (0, 1) if exchange is None else (exchange.rank, exchange.world)
-    manifest, failure = None, None
-    try:
+
+    def read() -> Manifest:
         manifest = read_manifest(folder)
         for index in range(rank, len(manifest.files), world):
             verify_file(folder, manifest, index)
-    except OSError as error:
-        failure = [DamagedState.__name__, f"{Path(folder) / NAME} cannot be read: {error.strerror}."]
+        return manifest
+
+    return together(exchange, Path(folder) / NAME, read)
+
+
+def together(exchange: Exchange | None, where: Path, work: Callable[[], Result]) -> Result:
+    """Do this rank's part of reading a state. What fails on one rank is raised on all of them, so that all go on alike.
+    A collective, if there is an exchange. where: named in errors that name no file.
+
+    Raises:
+        DamagedState: a file could not be read, or is damaged, on any rank. StateMismatch, StateError: as `work`.
+    """
+    result, failure = None, None
+    try:
+        result = work()
     except StateError as error:
         failure = [type(error).__name__, str(error)]
-    failures = [failure] if exchange is None else exchange.gather(failure)
-    for found in failures:
+    except (OSError, SafetensorError) as error:
+        problem = getattr(error, "strerror", None) or error
+        failure = [DamagedState.__name__, f"{getattr(error, 'filename', None) or where} cannot be read: {problem}."]
+    except Exception as error:  # raised here as it is; the others must not wait for this rank
+        failure = [StateError.__name__, f"{where}: {type(error).__name__}: {error}"]
+        if exchange is None:
+            raise
+        exchange.gather(failure)
+        raise
+    for found in [failure] if exchange is None else exchange.gather(failure):
         if found is not None:
-            raise (DamagedState if found[0] == DamagedState.__name__ else StateError)(found[1])
-    return manifest
+            raise ERRORS[found[0]](found[1])
+    return result
 
 
 class StateReader:

@@ -76,6 +76,8 @@ class Saver(Callback):
             StateError: the folder cannot be written or has no room (with on_error=continue: a warning).
         """
         if not self.options.every:
+            if self._exchange.rank == 0:
+                self._tidy()
             return
         size = sum(self._exchange.gather(self._file().nbytes))
         problem = self._exchange.first(self._probe(size) if self._exchange.rank == 0 else None)
@@ -88,8 +90,7 @@ class Saver(Callback):
         try:
             make_durable_folder(self.disk, self.root)
             make_name_durable(self.disk, self.root)
-            for name in folders.remove_leftovers(self.root, self.disk):
-                log.info("removed %s, left by a save that was cut short", self.root / name)
+            self._clean()
             probe = self.root / f"probe{folders.TEMPORARY}{os.getpid()}"
             self.disk.close(self.disk.create(probe))
             self.disk.unlink(probe)
@@ -104,6 +105,17 @@ class Saver(Callback):
             )
         self._warn_of_little_room(size, int(free / (ROOM * size)))
         return None
+
+    def _tidy(self) -> None:
+        """Remove what is left over where no states will be saved, if that can be."""
+        try:
+            self._clean()
+        except OSError as error:
+            log.warning("%s: what a save has left cannot be removed: %s", self.root, error.strerror)
+
+    def _clean(self) -> None:
+        for name in folders.remove_leftovers(self.root, self.disk):
+            log.info("removed %s, left by a save that was cut short", self.root / name)
 
     def _warn_of_little_room(self, size: int, fitting: int) -> None:
         """Say that fewer states fit than will be there at once: one more than are kept, while that is written."""
@@ -148,9 +160,13 @@ class Saver(Callback):
 
     def _set_aside(self, path: Path) -> str:
         """Rename a damaged state if it is the run's own; what was done, in words. A collective."""
-        own = self._exchange.rank == 0 and path.parent == self.root
-        name = self._exchange.first(folders.set_aside(path, self.disk).name if own else None)
-        return "" if name is None else f"It is renamed to {name}. "
+        told = ""
+        if self._exchange.rank == 0 and path.parent == self.root:
+            try:
+                told = f"It is renamed to {folders.set_aside(path, self.disk).name}. "
+            except OSError as error:
+                told = f"It cannot be renamed: {error.strerror}. "
+        return self._exchange.first(told)
 
     def _load(self, path: Path) -> None:
         manifest = verify(path, self._exchange)

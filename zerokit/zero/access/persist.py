@@ -24,7 +24,7 @@ from zerokit.state.errors import StateMismatch
 from zerokit.state.manifest import Manifest
 from zerokit.state.piece import Piece, whole
 from zerokit.state.rankfile import RankFile
-from zerokit.state.read import StateReader, check_fits, restore, verify
+from zerokit.state.read import StateReader, check_fits, restore, together, verify
 from zerokit.state.save import check_json, save_state
 from zerokit.zero import placement
 from zerokit.zero.access.parts import EngineParts
@@ -233,12 +233,17 @@ class EngineState:
             own = [piece for piece in own if "/buffer/" in piece.name]
         self._check(manifest, [*wanted, *own], optional, path)
         self.settle()
-        with StateReader(path, manifest) as reader, torch.no_grad():
+
+        def read() -> None:
+            with StateReader(path, manifest) as reader:
+                restore(reader, [*wanted, *own])
+
+        with torch.no_grad():
             for piece in () if weights_only else self._partial_states():
                 piece.views[0].zero_()
             if self._engine.unused is not None:
                 self._engine.unused.lag.zero_()  # states of before do not have it
-            restore(reader, [*wanted, *own])
+            together(self.exchange, path, read)
             if weights_only:
                 self._engine._update.start_states()
             same_rank = any(piece.name.endswith("rng/torch") for piece in own)
