@@ -23,13 +23,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from zerokit.config import environment, foreign, hydra_private, identity, registry
+from zerokit.config import choice, environment, foreign, hydra_private, identity, registry
 from zerokit.config.checks import check
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import defaults, unknown_key
 from zerokit.config.paths import CONF
-from zerokit.config.schema import UNRESOLVED, Config
+from zerokit.config.schema import SECTIONS, UNRESOLVED, Config
 from zerokit.config.translate import translate
+from zerokit.config.usual import instead
 
 OVERLAYS = ("experiment", "debug")
 FOLDER_GROUPS = (*registry.GROUPS, *registry.LISTS, "zero", "launch", *OVERLAYS)
@@ -210,12 +211,34 @@ def _normalise(word: str, folders: list[Path]) -> str:
     if key in registry.LISTS and value == "null":
         raise ConfigError(f"{key}=null: for none of them write {key}=[].")
     if key in FOLDER_GROUPS and not value.startswith("{"):
+        if key not in registry.LISTS:
+            value = choice.normalised(key, value, _choices(key, folders), optional=key in OVERLAYS)
         return f"{key}={value}"
     if first in known and (key == first or key[len(first)] == "."):
         return f"++{key}={value}"
     if any((folder / first).is_dir() for folder in folders):
         return word
+    if write := instead(key, value) or _leaf(key, value):
+        raise ConfigError(f"{key}={value}: there is no such key. Write {write}.")
     raise unknown_key("", first, [*known, *OVERLAYS])
+
+
+def _choices(group: str, folders: list[Path]) -> list[str]:
+    """The names that a group has: in the folders, and registered without a file."""
+    files = {file.stem for folder in folders for file in (folder / group).glob("*.yaml")}
+    return sorted(files | {*(registry.names(group) if group in registry.GROUPS else ())})
+
+
+def _leaf(key: str, value: str) -> str:
+    """Where there is an option of this name, in words; empty if there is none, or the key names a section."""
+    if "." in key:
+        return ""
+    kinds = [(section, kind) for section, kind in SECTIONS.items()]
+    kinds += [
+        (group, registry.options_type(group, name)) for group in registry.GROUPS for name in registry.names(group)
+    ]
+    sections = dict.fromkeys(section for section, kind in kinds if key.lower() in defaults(kind))
+    return " or ".join(f"{section}.{key.lower()}={value}" for section in sections)
 
 
 def _hydra_defaults(args: Namespace) -> list[str]:

@@ -50,10 +50,11 @@ def usable_folder() -> Iterator[None]:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """Return the allowed name most like `name`, or None if none resembles it."""
-    candidates = list(allowed)
+    """Return the allowed name most like `name` without regard to case, or None if none resembles it."""
+    candidates = {str(candidate).lower(): str(candidate) for candidate in allowed}
+    name = name.lower()
     matches = get_close_matches(name, candidates, n=1, cutoff=0.6) or [c for c in candidates if c.startswith(name)]
-    return matches[0] if matches else None
+    return candidates[matches[0]] if matches else None
 
 
 def suggestion(name: str, allowed: Iterable[str], prefix: str = "") -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zerokit.config.errors import ConfigError, suggestion
+from zerokit.config.usual import instead
 
 LARGEST = 1e150
 
@@ -132,7 +133,8 @@ def unknown_key(path: str, key: str, allowed: Iterable[str]) -> ConfigError:
         )
     where = f"Options of {path}" if path else "Top-level keys"
     options = ", ".join(allowed) if allowed else "none"
-    return ConfigError(f"Unknown key {prefix}{key}.{suggestion(str(key), allowed, prefix)} {where}: {options}.")
+    hint = f" Write {write}." if (write := instead(str(key))) else suggestion(str(key), allowed, prefix)
+    return ConfigError(f"Unknown key {prefix}{key}.{hint} {where}: {options}.")
 
 
 def _parse_union(kind: Any, value: Any, key: str) -> Any:
