@@ -58,7 +58,7 @@ def test_the_summary_says_why():
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="set train.eval_every=STEPS"):
-        named(Run(config("callbacks=early_stopping"), None, 0, 1, {}))
+        named(Run(config("callbacks=early_stopping", "train.eval_every=0"), None, 0, 1, {}))
     with pytest.raises(ConfigError, match="patience must be at least 1, got 0"):
         made("patience=0")
     callback, _ = made("metric=eval/los")

@@ -39,7 +39,7 @@ class EarlyStopping(Callback):
         self.best: float | None = None
         self.worse = 0
         train = run.config.train
-        if not train.eval_every:
+        if not train.eval_steps:
             raise ConfigError("callbacks=[early_stopping] needs evaluations on the way: set train.eval_every=STEPS.")
 
     def on_evaluate(self, step: int, metrics: dict[str, float]) -> None:

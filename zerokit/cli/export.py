@@ -1,7 +1,7 @@
 """`zerokit export PATH [FOLDER] [--dtype fp32|bf16|fp16]`: a state's weights as a model that other programs load.
 
 PATH is a state or the output folder of a run, whose newest sound state is taken. safetensors and config.json are
-written into FOLDER, by default model/ in the folder of the run.
+written into FOLDER, by default model/ in the folder of the run, or export/ where the run has left its last weights.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def _arguments(words: list[str]) -> tuple[str, Path | None, str]:
 
 
 def _beside(state: Path) -> Path:
-    """`model/` in the run's folder, or beside a state that belongs to none."""
+    """`model/` in the run's folder, or `export/` where that has the run's final weights; or beside a state that belongs
+    to none."""
     folder = state.parent if state.name else state.resolve().parent
-    return (folder.parent if folder.name == FOLDER else folder) / "model"
+    run = folder.parent if folder.name == FOLDER else folder
+    return run / ("export" if (run / "model").exists() else "model")

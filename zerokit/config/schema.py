@@ -57,8 +57,8 @@ class TrainConfig:
     """Optimizer steps of the run."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and dropout."""
-    log_every: int = 10
-    """Steps between two lines of metrics."""
+    log_every: int | None = None
+    """Steps between two lines of metrics; null: eighty lines a run, and one at least every 100 steps."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradients; null does not clip."""
     loss_mean: Literal["tokens", "samples"] | None = None
@@ -68,8 +68,9 @@ class TrainConfig:
     """Whether the blocks are compiled by torch.compile; null means on a GPU only."""
     compile_backend: str = "inductor"
     """Backend of torch.compile."""
-    eval_every: int = 0
-    """Steps between two evaluations on held-out data; 0 evaluates only at the end."""
+    eval_every: int | None = None
+    """Steps between two evaluations on held-out data; null: ten a run, every 10 steps at the most; 0 evaluates only at
+    the end."""
     eval_samples: int = 64
     """Held-out samples in one evaluation over all processes, or all if there are fewer; 0 never evaluates."""
     eval_batches: int | None = None
@@ -89,11 +90,11 @@ class TrainConfig:
     """Successive steps that may be skipped for non-finite gradients before the run fails."""
 
     def __post_init__(self) -> None:
-        _at_least(1, steps=self.steps, log_every=self.log_every, max_skips=self.max_skips)
+        _at_least(1, steps=self.steps, log_every=self.log_steps, max_skips=self.max_skips)
         _at_least(
             0,
             seed=self.seed,
-            eval_every=self.eval_every,
+            eval_every=self.eval_steps,
             eval_samples=self.eval_samples,
             eval_batches=self.eval_batches or 0,
             sample_tokens=self.sample_tokens,
@@ -102,6 +103,16 @@ class TrainConfig:
             raise ValueError(f"clip_norm must be above 0, or null not to clip; got {self.clip_norm}.")
         if self.peak_tflops is not None and not self.peak_tflops > 0:
             raise ValueError(f"peak_tflops must be above 0, got {self.peak_tflops}.")
+
+    @property
+    def log_steps(self) -> int:
+        """Steps between two lines of metrics."""
+        return min(max(1, self.steps // 80), 100) if self.log_every is None else self.log_every
+
+    @property
+    def eval_steps(self) -> int:
+        """Steps between two evaluations; 0: none but at the end."""
+        return max(10, -(-self.steps // 10)) if self.eval_every is None else self.eval_every
 
 
 @dataclass
@@ -164,6 +175,14 @@ class StateConfig:
 
     every: int = 0
     """Steps between two saved states, and one at the end; 0 saves none unless asked by a signal."""
+    final: bool = True
+    """Whether a run that has finished leaves its weights in `model`, for other programs."""
+    final_dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Format of these weights."""
+    best: str | None = None
+    """Metric of an evaluation, such as `eval/loss`, of whose best value the state is saved too, and kept."""
+    best_mode: Literal["min", "max"] = "min"
+    """Whether a smaller or a larger value of it is the better one."""
     keep: int = 3
     """Saved states that are kept; older ones are removed once a newer one has been read back."""
     resume: str = "auto"

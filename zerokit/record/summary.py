@@ -25,6 +25,7 @@ FILES = {
     "config": "config.yaml",
     "logs": "logs",
     "state": "state",
+    "model": "model",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
     "profile": "profile",

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from zerokit.state.errors import StateError
 from zerokit.state.folder import TEMPORARY
 from zerokit.state.piece import NAMES
 from zerokit.state.rankfile import header, view_bytes
-from zerokit.state.read import StateReader
 
 LARGEST = 5_000_000_000
 """Bytes of a file above which a model is cut into several."""
@@ -45,16 +44,23 @@ class Output:
         return math.prod(self.shape)
 
 
-def write_model(reader: StateReader, outputs: Iterable[Output], dtype: torch.dtype, config: Mapping[str, Any],
-                target: Path, largest: int = LARGEST) -> list[str]:  # fmt: skip
-    """Write `outputs` as floating-point numbers of `dtype`, and `config.json`, into the new folder `target`; return
-    the names of the files. A few elements are in memory at a time.
+class Reader(Protocol):
+    """What has tensors: a state, or an engine, whose come in order and are those that an `Output.function` gives."""
+
+    def segments(self, name: str, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """Elements `[start, stop)` of a tensor as (offset from `start`, flat CPU values)."""
+
+
+def write_model(reader: Reader, outputs: Iterable[Output], dtype: torch.dtype, config: Mapping[str, Any],
+                target: Path, largest: int = LARGEST, replace: bool = False) -> list[str]:  # fmt: skip
+    """Write `outputs` as floating-point numbers of `dtype`, and `config.json`, into the folder `target`, which is new
+    unless it may be replaced; return the names of the files. A few elements are in memory at a time.
 
     Raises:
         StateError: there is something in `target`. DamagedState: the state cannot be read.
     """
     disk, target = Disk(), Path(target).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StateError(f"{target} exists and is not empty: remove it, or give another folder.")
     make_durable_folder(disk, target.parent)
     for left in target.parent.glob(f"{glob.escape(target.name)}{TEMPORARY}*"):  # by an export that was killed
@@ -66,6 +72,8 @@ def write_model(reader: StateReader, outputs: Iterable[Output], dtype: torch.dty
         text = json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n"
         _write_file(disk, draft / "config.json", [text.encode()])
         disk.sync_folder(draft)
+        if target.exists():
+            remove_tree(disk, target)
         disk.rename(draft, target)
         disk.sync_folder(target.parent)
     except BaseException:
@@ -74,7 +82,7 @@ def write_model(reader: StateReader, outputs: Iterable[Output], dtype: torch.dty
     return [*files, "config.json"]
 
 
-def _write(disk: Disk, reader: StateReader, outputs: list[Output], dtype: torch.dtype, folder: Path,
+def _write(disk: Disk, reader: Reader, outputs: list[Output], dtype: torch.dtype, folder: Path,
            largest: int) -> list[str]:  # fmt: skip
     groups = _cut(outputs, dtype.itemsize, largest)
     if len(groups) == 1:
@@ -104,7 +112,7 @@ def _cut(outputs: list[Output], itemsize: int, largest: int) -> list[list[Output
     return groups
 
 
-def _write_group(disk: Disk, reader: StateReader, group: list[Output], dtype: torch.dtype, path: Path) -> None:
+def _write_group(disk: Disk, reader: Reader, group: list[Output], dtype: torch.dtype, path: Path) -> None:
     entries = [(output.name, NAMES[dtype], output.shape, output.numel * dtype.itemsize) for output in group]
 
     def stream() -> Iterator[Any]:
@@ -116,7 +124,7 @@ def _write_group(disk: Disk, reader: StateReader, group: list[Output], dtype: to
     _write_file(disk, path, stream())
 
 
-def _values(reader: StateReader, output: Output) -> Iterator[tuple[int, Tensor]]:
+def _values(reader: Reader, output: Output) -> Iterator[tuple[int, Tensor]]:
     for begin, values in reader.segments(output.source, output.start, output.start + output.numel):
         if output.function is not None:
             first = output.start + begin

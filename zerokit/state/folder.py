@@ -77,15 +77,16 @@ def set_aside(path: Path, disk: Disk | None = None) -> Path:
     return aside
 
 
-def purge(root: Path, keep: int, newest: int, disk: Disk | None = None) -> list[int]:
-    """Remove all states but the `keep` newest up to step `newest`, which has been verified; and damaged ones.
+def purge(root: Path, keep: int, newest: int, disk: Disk | None = None, best: int | None = None) -> list[int]:
+    """Remove all states but the `keep` newest up to step `newest`, which has been verified; and damaged ones. That of
+    step `best` stays and is not counted.
 
     A state loses its name before its files, so that none is ever incomplete. States that do not read as sound do not
     count among those kept. Returns the steps removed.
     """
     disk = disk or Disk()
     sound = [saved for saved in saved_states(root) if saved.step <= newest and _reads(saved.path)]
-    old = sound[keep:]
+    old = [saved for saved in sound if saved.step != best][keep:]
     for saved in old:
         doomed = saved.path.with_name(f"{saved.path.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
         disk.rename(saved.path, doomed)

@@ -20,7 +20,7 @@ from zerokit.config.checks import is_replayable
 from zerokit.config.errors import ConfigError
 from zerokit.config.schema import Config
 from zerokit.train.caches import keep_no_caches
-from zerokit.train.forward import loss_function
+from zerokit.train.forward import loss_function, prediction
 from zerokit.train.groups import parameter_groups
 from zerokit.train.loader import Loader
 from zerokit.train.objective import Objective
@@ -99,7 +99,8 @@ def build_objective(engine: Engine, source: Any, cfg: Config) -> Objective:
         ConfigError: the data have no tokens to take the mean over.
     """
     shifts = getattr(engine.module, "shifts_labels", False)
-    return Objective(loss_function(engine, source), source.info, cfg.train.loss_mean, shifts)
+    loss, predict = loss_function(engine, source), prediction(engine, source)
+    return Objective(loss, source.info, cfg.train.loss_mean, shifts, predict)
 
 
 def communicator(cfg: Config, device: torch.device) -> Communicator:

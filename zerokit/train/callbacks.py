@@ -6,6 +6,7 @@
 | those of `callbacks=[…]` | every rank | as the configuration names them |
 | `Results` | every rank | what only a finished run knows, measured at its end |
 | `Verification` | every rank | with state.verify_every: whether the ranks hold the same |
+| `Final` | every rank | with state.final: the weights at the end, in `model` |
 | `Saver` | every rank | saved states |
 | `Profiler` | every rank | with profile.steps: traces |
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
@@ -16,9 +18,13 @@ from zerokit.config.registry import Choice
 from zerokit.model._huggingface import Rows, llama_config, llama_tensors
 from zerokit.state.export import Output, write_model
 from zerokit.state.manifest import Manifest
+from zerokit.state.piece import CHUNK
 from zerokit.state.read import StateReader, verify
+from zerokit.zero.engine import Engine
 
 WEIGHT = "weight/"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""torch's names of the formats by ours."""
 
 
 def export(state: Path, target: Path, dtype: str = "float32") -> list[str]:
@@ -34,18 +40,71 @@ def export(state: Path, target: Path, dtype: str = "float32") -> list[str]:
     manifest = verify(state)
     shapes = {n.removeprefix(WEIGHT): t.shape for n, t in manifest.tensors.items() if n.startswith(WEIGHT)}
     config = manifest.facts.get("config") or {}
-    model: dict[str, Any] = config.get("model") or {}
-    if model.get("name") == "llama":
-        tensors = llama_tensors(model, shapes)
-        described = llama_config(model, shapes["embedding.weight"][0], _context(config, manifest))
-    else:
-        tensors = {name: Rows(name) for name in shapes}
-        described = {"model_type": "zerokit", "model": model}
-    outputs = [_output(name, rows, shapes[rows.source]) for name, rows in tensors.items()]
+    outputs, described = layout(config, shapes)
     if "optimizer" in config:
         outputs = [_evaluated(output, config["optimizer"], manifest) for output in outputs]
     with StateReader(state, manifest) as reader:
         return write_model(reader, outputs, getattr(torch, dtype), described, target)
+
+
+def export_final(engine: Engine, config: Mapping[str, Any], target: Path, dtype: str) -> list[str]:
+    """Write the weights that an engine holds, as `export` those of a state; what is in `target` gives way. A
+    collective: rank 0 writes, one unit is whole at a time; the others return nothing.
+
+    config: of the run. dtype: name of torch's format.
+
+    Raises:
+        OSError: it cannot be written; the other ranks do not hear of it.
+    """
+    with engine.evaluating():
+        weights = engine.reader.whole_weights()
+        try:
+            if engine.comm.rank:
+                return []
+            shapes = dict(sorted(_shapes(engine).items()))
+            outputs, described = layout(config, shapes)
+            order = {name: place for place, name in enumerate(shapes)}
+            outputs.sort(key=lambda output: (order[output.source.removeprefix(WEIGHT)], output.start))
+            return write_model(_Gathered(weights), outputs, getattr(torch, dtype), described, target, replace=True)
+        finally:
+            for _ in weights:  # every rank takes part in every gather
+                pass
+
+
+class _Gathered:
+    """Whole weights by name, asked for in the order in which they come."""
+
+    def __init__(self, weights: Iterator[tuple[str, Tensor]]):
+        self._weights = weights
+        self._name, self._value = "", torch.empty(0)
+
+    def segments(self, name: str, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """Elements `[start, stop)` of a weight, flat, on the CPU, at most CHUNK at a time."""
+        while self._name != name.removeprefix(WEIGHT):
+            self._name, self._value = next(self._weights)
+        flat = self._value.reshape(-1)
+        for begin in range(start, stop, CHUNK):
+            yield begin - start, flat[begin : min(begin + CHUNK, stop)].cpu()
+
+
+def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for unit in engine.units for name, shape in zip(unit.names, unit.shapes, strict=True)}
+
+
+def layout(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[Output], dict[str, Any]]:
+    """The tensors that other programs expect of a model, from ours of these shapes, and their `config.json`.
+
+    Raises:
+        ConfigError: the config does not tell something that they need.
+    """
+    model: dict[str, Any] = config.get("model") or {}
+    if model.get("name") == "llama":
+        tensors = llama_tensors(model, shapes)
+        described = llama_config(model, shapes["embedding.weight"][0], _context(config))
+    else:
+        tensors = {name: Rows(name) for name in shapes}
+        described = {"model_type": "zerokit", "model": model}
+    return [_output(name, rows, shapes[rows.source]) for name, rows in tensors.items()], described
 
 
 def _output(name: str, rows: Rows, shape: tuple[int, ...]) -> Output:
@@ -68,7 +127,7 @@ def _evaluated(output: Output, options: dict[str, Any], manifest: Manifest) -> O
     return replace(output, function=rule.evaluate, others=states)
 
 
-def _context(config: dict[str, Any], manifest: Manifest) -> int:
+def _context(config: Mapping[str, Any]) -> int:
     context = config["model"].get("context") or config["data"].get("seq_len")
     if context is None:
         raise ConfigError("model.context: the longest sequence is unknown; the state was saved without data.seq_len.")

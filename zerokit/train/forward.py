@@ -44,6 +44,19 @@ def loss_function(engine: Engine, source: Any) -> Callable[[Inputs, Tensor], Ten
     return loss
 
 
+def prediction(engine: Engine, source: Any) -> Callable[[Inputs, Tensor], tuple[Tensor, Tensor]] | None:
+    """inputs, targets → the data's mean loss (0-dim) and the logits; None where the data are for something else than
+    classes and masked tokens."""
+    if source.info.task not in ("classification", "masked"):
+        return None
+
+    def predict(inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits_of(engine(**inputs) if isinstance(inputs, Mapping) else engine(inputs))
+        return source.loss(logits, targets), logits
+
+    return predict
+
+
 def loss_of(outputs: Any) -> Tensor:
     """The loss in what a model returns: a tensor, or what it calls `loss`.
 

@@ -22,16 +22,18 @@ class Objective:
         mean: `tokens` of all micro-batches and ranks alike, `samples` (each micro-batch alike), or None: by the data.
         shifts: whether the model predicts the labels of a mapping from what is before them, so that the first of a row
             is never a target.
+        predict: inputs, targets → mean loss and logits, for accuracies; None: there are none.
 
     Raises:
         ConfigError: a mean over tokens of data that have none.
     """
 
-    def __init__(self, loss: Loss, info: DataInfo, mean: str | None = None, shifts: bool = False):
+    def __init__(self, loss: Loss, info: DataInfo, mean: str | None = None, shifts: bool = False,
+                 predict: Callable[[Inputs, Tensor], tuple[Tensor, Tensor]] | None = None):  # fmt: skip
         check_mean(mean, info.task)
         self.loss = loss
         self.mean = mean or info.counted
-        self._shifts = shifts
+        self._shifts, self._predict = shifts, predict
         self._maskable = info.task != "regression"
 
     def __call__(self, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -50,6 +52,19 @@ class Objective:
         reached = targets[:, 1:] if self._shifts and isinstance(inputs, Mapping) else targets
         count = (reached != IGNORED).sum()
         return self.loss(inputs, targets.masked_fill(count == 0, 0)), count
+
+    @property
+    def scores(self) -> bool:
+        """Whether it can be told which targets a model predicts: classes and masked tokens, whose logits are small."""
+        return self._predict is not None
+
+    def scored(self, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor | int, Tensor | int]:
+        """`counted`, and how many targets are the likeliest (0 where that is not told)."""
+        if self._predict is None:
+            return *self.counted(inputs, targets), 0
+        loss, logits = self._predict(inputs, targets)
+        count = targets != IGNORED
+        return loss, count.sum(), ((logits.argmax(-1) == targets) & count).sum()
 
 
 def weighted(loss: Tensor, weight: Tensor | float) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 from zerokit.callbacks import Callback
 from zerokit.comm.exchange import SAVE_TIMEOUT_S, Exchange
+from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.schema import StateConfig
 from zerokit.record.metrics import format_bytes
 from zerokit.state import folder as folders
@@ -55,6 +56,8 @@ class Saver(Callback):
         """Seconds for which saving has kept the host from training."""
         self.write_s = 0.0
         """Seconds that the last state took to become durable."""
+        self.best: dict[str, Any] = {}
+        """With state.best: `metric`, its best `value` and the `step` after which it was reached."""
         self.callbacks: Mapping[str, Callback] = {}
         """Those whose state is part of the training's, by name."""
         self.on_saved: Callable[[int, Path], None] = lambda step, path: None
@@ -75,7 +78,7 @@ class Saver(Callback):
         Raises:
             StateError: the folder cannot be written or has no room (with on_error=continue: a warning).
         """
-        if not self.options.every:
+        if not self._saves:
             if self._exchange.rank == 0:
                 self._tidy()
             return
@@ -120,12 +123,14 @@ class Saver(Callback):
     def _warn_of_little_room(self, size: int, fitting: int) -> None:
         """Say that fewer states fit than will be there at once: one more than are kept, while that is written."""
         kept, steps = self.options.keep, self.trainer.options.steps - self.trainer.progress.step
-        due = math.ceil(steps / self.options.every)
+        every = self.options.every or self.trainer.options.eval_steps or steps or 1
+        kept += self.options.best is not None
+        due = math.ceil(steps / every)
         missing = min(due, kept + 1 - min(kept, len(folders.saved_states(self.root))))
         if fitting < missing:
             log.warning(
                 "%s has room for %d more state%s of %s; state.keep=%d needs %d. Make room, or lower state.keep.",
-                self.root, fitting, "s" * (fitting > 1), format_bytes(size), kept, missing,
+                self.root, fitting, "s" * (fitting > 1), format_bytes(size), self.options.keep, missing,
             )  # fmt: skip
 
     def _own(self) -> list[Piece]:
@@ -179,6 +184,7 @@ class Saver(Callback):
         self._engine.load(path, extra=self._own(), optional=optional, manifest=manifest)
         if "trainer" in manifest.facts:
             self.trainer.load_state(manifest.facts["trainer"])
+        self.best = manifest.facts.get("best", {}) if path.parent == self.root else {}
         for name, values in manifest.facts.get("callbacks", {}).items():
             if name in self.callbacks:
                 self.callbacks[name].load_state(values)
@@ -194,14 +200,41 @@ class Saver(Callback):
             StateError: an earlier save failed, unless the options say to go on.
         """
         self._look()
-        if self.options.every and step % self.options.every == 0:
+        better = metrics is not None and self._is_better(step, metrics)
+        if better or self.options.every and step % self.options.every == 0:
             self.save_now(step)
+
+    @property
+    def _saves(self) -> bool:
+        return self.options.every > 0 or self.options.best is not None
+
+    def _is_better(self, step: int, metrics: dict[str, float]) -> bool:
+        """Whether the metric of state.best has never been better; notes it then.
+
+        Raises:
+            ConfigError: an evaluation has no such metric.
+        """
+        name = self.options.best
+        if name is None or "eval/loss" not in metrics:
+            return False
+        if name not in metrics:
+            raise ConfigError(
+                f"state.best: there is no metric '{name}'.{suggestion(name, metrics)} Metrics: {', '.join(metrics)}."
+            )
+        value, sign = metrics[name], 1 if self.options.best_mode == "min" else -1
+        same = self.best.get("metric") == name
+        if not math.isfinite(value) or same and sign * value >= sign * self.best["value"]:
+            return False
+        self.best = {"metric": name, "value": value, "step": step}
+        return True
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Save the end of a training that has not failed, and add to the summary where one that was interrupted is."""
         if summary["status"] == "failed":
             return
         step, interrupted = self.trainer.progress.step, summary["status"] == "interrupted"
+        if self.best:
+            summary["best"] = {**self.best, "state": step_path(self.root, self.best["step"]).name}
         if interrupted and step > 0:
             self.save_now(step, wait=True)
         self.finish(step)
@@ -238,6 +271,8 @@ class Saver(Callback):
         self._engine.refresh()
         facts = {**self._engine.facts(), **self.facts, "step": step, "training": self.training,
                  "trainer": self.trainer.state()}  # fmt: skip
+        if self.best:
+            facts["best"] = self.best
         if states := {name: state for name, each in self.callbacks.items() if (state := each.state())}:
             facts["callbacks"] = states
         if not self.options.asynchronous:
@@ -261,14 +296,14 @@ class Saver(Callback):
         try:
             ready()
             save_state(path, file, stream, self._exchange, facts, disk=self.disk)
-            self._retain(path, step)
+            self._retain(path, step, facts.get("best", {}).get("step"))
             self.last_step, self.write_s = step, time.perf_counter() - began
             self._saved = step, path
             log.info("saved %s in %.2f s", path, self.write_s)
         except Exception as error:  # raised in the main thread; if it is of the exchange, another rank is gone
             self._error = error
 
-    def _retain(self, path: Path, step: int) -> None:
+    def _retain(self, path: Path, step: int, best: int | None) -> None:
         """Remove older states, once this one has been read back."""
         count = len(folders.saved_states(self.root)) if self._exchange.rank == 0 else 0
         if self._exchange.first(count) <= self.options.keep:
@@ -276,7 +311,7 @@ class Saver(Callback):
         verify(path, self._exchange)
         if self._exchange.rank == 0:
             try:
-                folders.purge(self.root, self.options.keep, step, self.disk)
+                folders.purge(self.root, self.options.keep, step, self.disk, best)
             except OSError as error:
                 log.warning("old states in %s could not be removed: %s", self.root, error)
 

@@ -122,9 +122,9 @@ class Trainer:
 
     def _line(self, step: int, watch: _Stopwatch) -> dict[str, float] | None:
         """The metrics after a step where they are due, and those of an evaluation; stops the watch."""
-        every, evaluate = self.options.eval_every, step == self.options.steps
-        evaluate = evaluate or (every > 0 and step % every == 0)
-        if not (evaluate or step == 1 or step % self.options.log_every == 0):
+        every, evaluate = self.options.eval_steps, step == self.options.steps
+        evaluate = evaluate or (every > 0 and step % every == 0 and self.eval_samples > 0)
+        if not (evaluate or step == 1 or step % self.options.log_steps == 0):
             watch.stop()
             return None
         self.on_phase("measure", watch.steps)
@@ -254,24 +254,30 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Mean loss over the targets of the held-out samples; empty where there are none."""
+        """Mean loss over the targets of the held-out samples, and what follows from it; empty where there are none."""
         with evaluating(self.engine.module), self.engine.evaluating():
-            losses = [self._held_out_loss(*part) for part in self.loader.held_out(self.eval_samples)]
-        if not losses:
+            scores = [self._score(*part) for part in self.loader.held_out(self.eval_samples)]
+        if not scores:
             return {}
-        mean = _mean(self.comm.gather_row([*torch.stack(losses).sum(0)]))
+        rows = self.comm.gather_row([*torch.stack(scores).sum(0)])
+        mean = _mean(rows)
         self.progress.held_out_loss = mean
-        return {"eval/loss": mean, **self._bits("eval", mean)}
+        metrics = {"eval/loss": mean, **self._bits("eval", mean)}
+        if self.info.counted == "tokens":
+            metrics["eval/perplexity"] = math.exp(min(mean, 700.0))  # the largest that a float holds
+        if self.objective.scores:
+            metrics["eval/accuracy"] = sum(row[2] for row in rows) / max(sum(row[1] for row in rows), 1.0)
+        return metrics
 
-    def _held_out_loss(self, batch: Batch, counts: bool) -> Tensor:
-        """The weighted loss of held-out samples, or nothing if they do not count.
+    def _score(self, batch: Batch, counts: bool) -> Tensor:
+        """The weighted loss of held-out samples and how many targets are predicted (3,), or zeros if they do not count.
 
         Compiled code keeps to the shape of a training step: for others it would be made anew, and slower for all.
         """
         whole = len(batch[1]) == self.batch.micro
         with nullcontext() if whole else torch.compiler.set_stance("force_eager"):
-            loss, count = self.objective.counted(*batch)
-        return weighted(loss, count * counts)
+            loss, count, right = self.objective.scored(*batch)
+        return torch.cat((weighted(loss, count * counts), (right * counts + torch.zeros_like(loss.double())).view(1)))
 
 
 def _mean(rows: list[list[float]]) -> float:

@@ -17,6 +17,7 @@ from zerokit.report.ended import mark_ended
 from zerokit.train.assemble import assemble, communicator
 from zerokit.train.callbacks import Callbacks, Shown, named
 from zerokit.train.facts import Results, assembled_facts, device_name, progress_facts
+from zerokit.train.final import Final
 from zerokit.train.logs import log_to
 from zerokit.train.out_of_memory import Advise, explained
 from zerokit.train.profile import Profiler
@@ -103,7 +104,7 @@ def _open(this: Run, shown: tuple[Callback, ...]) -> Callbacks:
     this.summary |= assembled_facts(trainer, cfg.model.name) | {"resumed_from": resumed_from}
     verification = [Verification(trainer, cfg.state.verify_every)] if cfg.state.verify_every else []
     profiler = [Profiler(cfg.profile, trainer, this.folder / "profile")] if cfg.profile.steps else []
-    callbacks = Callbacks((*shown, *own.values(), Results(this), *verification, saver, *profiler))
+    callbacks = Callbacks((*shown, *own.values(), Results(this), *verification, Final(this), saver, *profiler))
     saver.on_saved, saver.facts["tracker"] = callbacks.on_save, this.tracked
     return callbacks
 
