@@ -11,7 +11,17 @@ import pytest
 from tests.commands import ROOT, python
 
 PACKAGE = ROOT / "zerokit"
-COMPONENTS = {"optimizer", "scheduler", "precision", "checkpointing", "model", "data", "tracker", "callbacks"}
+COMPONENTS = {
+    "optimizer",
+    "scheduler",
+    "precision",
+    "checkpointing",
+    "model",
+    "adapter",
+    "data",
+    "tracker",
+    "callbacks",
+}
 BASE = {"config"}
 ALLOWED = {
     "config": set(),

@@ -15,6 +15,7 @@ from zerokit.config.schema import Config, TrainConfig
 NEEDED = {
     **{f"data={name}": [f"data.files=[{CONF / 'config.yaml'}]"] for name in ("text", "jsonl", "chat")},
     "optimizer=onebit_adam": ["zero=stage1"],
+    "model=hf": ["model.path=somebody/some-model"],
     "model=mlp": ["data=synthetic", "data.task=regression"],
 }
 CHOICES = [f"{group}={name}" for group in FOLDER_GROUPS for name in choices(group)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tests.huggingface.models import DECODER, TEXT_ENCODER
 from zerokit.config.data_info import DataInfo
-from zerokit.config.registry import NoOptions, register
+from zerokit.config.registry import register
 
 SAMPLES, VOCABULARY, LENGTH = 512, DECODER["vocab_size"], 12
 MODELS = {
@@ -20,12 +21,14 @@ MODELS = {
     "bert": ("masked_lm", "Bert", "BertForMaskedLM", TEXT_ENCODER),
 }
 """The task, the prefix of the configuration's class, the class, and the configuration of each model, by name."""
+TASKS = {"causal_lm": "tokens", "masked_lm": "masked"}
+"""What the data are for, by the task of the model."""
 
 
-def save(name: str, folder: Path, vocabulary: int = VOCABULARY, **options: Any) -> Path:
+def save(name: str, folder: Path, vocabulary: int = VOCABULARY, seed: int = 0, **options: Any) -> Path:
     """Make a model with the same weights each time and save it as transformers does."""
     _, family, kind, values = MODELS[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     made = getattr(hf, kind)(getattr(hf, f"{family}Config")(**{**values, "vocab_size": vocabulary}))
     made.save_pretrained(folder / name, **options)
     return folder / name
@@ -40,12 +43,22 @@ def rows() -> tuple[Tensor, Tensor]:
     return tokens, tokens.masked_fill(masked, -100)
 
 
+def info(task: str = "tokens") -> DataInfo:
+    """Facts about the rows."""
+    return DataInfo(task, LENGTH, VOCABULARY, None, None, "0", "rows", None)
+
+
+@dataclass
+class RowOptions:
+    task: str = "tokens"
+    """What is learned of the rows."""
+
+
 class Rows:
     """Rows in the order of their index, as mappings of tokens and labels."""
 
-    info = DataInfo("tokens", LENGTH, VOCABULARY, None, None, "0", "rows", None)
-
-    def __init__(self) -> None:
+    def __init__(self, options: RowOptions) -> None:
+        self.info = info(options.task)
         self.tokens, self.labels = rows()
 
     def __len__(self) -> int:
@@ -61,7 +74,7 @@ class Rows:
         return None
 
 
-@register("data", "rows_of_tests")
-def build_rows(options: NoOptions, seed: int) -> Rows:
+@register("data", "rows_of_tests", RowOptions)
+def build_rows(options: RowOptions, seed: int) -> Rows:
     """The source."""
-    return Rows()
+    return Rows(options)

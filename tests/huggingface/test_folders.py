@@ -16,7 +16,7 @@ import transformers as hf
 
 from tests.commands import zerokit
 from tests.config.arguments import config
-from tests.huggingface.folders import MODELS, Rows, save
+from tests.huggingface.folders import MODELS, TASKS, info, save
 from tests.huggingface.models import DECODER, TEXT_ENCODER
 from tests.ranks import run_ranks
 from zerokit.comm import Communicator
@@ -31,14 +31,21 @@ CPU = torch.device("cpu")
 RUNS = {
     "llama": ("zero=stage3", "precision=bf16"),
     "qwen": ("zero=stage0", "precision=fp32"),
-    "bert": ("zero=stage3", "precision=bf16", "model.task=masked_lm"),
+    "bert": ("zero=stage3", "precision=bf16", "model.task=masked_lm", "data.mask_percent=15"),
 }
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_trains_on_the_command_line(name, tmp_path):
-    path, folder = save(name, tmp_path, vocabulary=256), tmp_path / "run"
-    words = [*RUNS[name], "data=text", f"data.files=[{__file__}]", "data.seq_len=32", "train.steps=12"]
+    path, folder = save(name, tmp_path, vocabulary=300), tmp_path / "run"
+    words = [
+        *RUNS[name],
+        "data=text",
+        f"data.files=[{__file__}]",
+        "data.seq_len=32",
+        "train.steps=12",
+        "data.tokenizer=bytes",
+    ]
     words += ["optimizer.lr=1e-2", "tracker=none", "train.sample_tokens=8", "zero.min_unit=0"]
     result = zerokit("model=hf", f"model.path={path}", *words, f"hydra.run.dir={folder}", cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -62,7 +69,8 @@ def test_weights_are_those_of_the_folder(name, tmp_path):
     path = save(name, tmp_path, max_shard_size="20KB")
     assert len(list(path.glob("*.safetensors"))) > 1
     wanted = dict(getattr(hf, MODELS[name][2]).from_pretrained(path).named_parameters())
-    words = (f"model.task={MODELS[name][0]}", "zero=stage3", "zero.min_unit=0")
+    task = MODELS[name][0]
+    words = (f"model.task={task}", f"data.task={TASKS[task]}", "zero=stage3", "zero.min_unit=0")
     got = run_ranks(whole, 2, path, *words)[1]
     assert got == {name: value.tolist() for name, value in wanted.items()}
 
@@ -125,7 +133,7 @@ def test_random_weights_are_drawn_as_transformers_draws_them(tmp_path):
 def refused(*words):
     """The error of a model that cannot be built, in one line."""
     with pytest.raises(ConfigError) as caught:
-        build_model(config(*ROWS, *words), Rows.info)
+        build_model(config(*ROWS, *words), info())
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -156,10 +164,13 @@ def test_a_damaged_file(tmp_path):
 
 def test_a_model_without_a_head(tmp_path):
     hf.BertModel(hf.BertConfig(**TEXT_ENCODER)).save_pretrained(tmp_path)
-    told = refused(f"model.path={tmp_path}", "model.task=masked_lm")
-    assert "the files have no 'cls.predictions" in told and "model.missing=random" in told
-    cfg = config(*ROWS, f"model.path={tmp_path}", "model.task=masked_lm", "model.missing=random")
-    assert build_model(cfg, Rows.info).stored_weights
+    task = ("model.task=masked_lm", "data.task=masked")
+    with pytest.raises(ConfigError, match="model.missing=random") as caught:
+        build_model(config(*ROWS, f"model.path={tmp_path}", *task), info("masked"))
+    told = str(caught.value)
+    assert "the files have no 'cls.predictions" in told
+    cfg = config(*ROWS, f"model.path={tmp_path}", *task, "model.missing=random")
+    assert build_model(cfg, info("masked")).stored_weights
 
 
 def test_another_model_than_the_config_says(tmp_path):
@@ -170,7 +181,7 @@ def test_another_model_than_the_config_says(tmp_path):
 
 
 def test_a_task_that_the_architecture_has_not(tmp_path):
-    assert "no such model of type 'llama'" in refused(f"model.path={save('llama', tmp_path)}", "model.task=masked_lm")
+    assert "no such model of type 'llama'" in refused(f"model.path={save('llama', tmp_path)}", "model.task=seq2seq")
 
 
 def test_an_attention_that_is_not_there(tmp_path):

@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 
 from tests.config.arguments import config
-from tests.huggingface.folders import MODELS, rows, save
+from tests.huggingface.folders import MODELS, TASKS, rows, save
 from tests.ranks import run_ranks
 from zerokit.comm import Communicator
 from zerokit.train.assemble import assemble
@@ -28,6 +28,7 @@ def words(path, task):
         f"model.path={path}",
         f"model.task={task}",
         "data=rows_of_tests",
+        f"data.task={TASKS[task]}",
         f"train.steps={STEPS}",
         "train.log_every=1",
         "batch.micro=1",

@@ -26,6 +26,7 @@ GROUPS = {
     "scheduler": "learning rate over the steps",
     "checkpointing": "activations kept or computed again in the backward pass",
     "model": "what is trained",
+    "adapter": "small trained parts in a model that stays as it is",
     "data": "what it is trained on",
     "tracker": "where metrics are shown, besides metrics.jsonl and report.html",
     "callbacks": "what is called while it trains; a list: callbacks=[NAME]",

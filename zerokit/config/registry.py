@@ -17,8 +17,10 @@ from typing import Any
 
 from zerokit.config.errors import ConfigError, suggestion
 
-GROUPS = ("precision", "optimizer", "scheduler", "checkpointing", "model", "data", "tracker")
+GROUPS = ("precision", "optimizer", "scheduler", "checkpointing", "model", "adapter", "data", "tracker")
 """Groups of which a run has one component."""
+DEFAULTS = {"adapter": "none"}
+"""Components of groups that a configuration need not name."""
 LISTS = ("callbacks",)
 """Groups of which a run has any number, in an order."""
 ENTRY_POINTS = "zerokit.components"

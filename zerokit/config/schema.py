@@ -83,6 +83,8 @@ class TrainConfig:
     """Tokens of text generated at the end (language models); 0 generates none."""
     peak_tflops: float | None = None
     """TFLOP/s of one device for perf/mfu_pct; null takes the datasheet's figure for the GPU and the compute format."""
+    freeze: list[str] = field(default_factory=list)
+    """Parameters that stay as they are, by patterns of their names such as `*embed*` or `model.layers.[0-3].*`."""
     unused_parameters: Literal["skip", "zero"] = "skip"
     """What happens to parameters that no process used in a step: `skip` leaves them and their optimizer states alone,
     as PyTorch does; `zero` updates them with gradients of zero."""
@@ -289,6 +291,7 @@ class Config:
     scheduler: Choice
     checkpointing: Choice
     model: Choice
+    adapter: Choice
     data: Choice
     tracker: Choice
     callbacks: tuple[Choice, ...]
@@ -351,6 +354,7 @@ def _section(section: str, values: Any) -> Any:
     if section in registry.LISTS:
         return tuple(_listed(section, name, options) for name, options in (values or {}).items())
     allowed = ", ".join(registry.names(section))
+    values = values or ({"name": registry.DEFAULTS[section]} if section in registry.DEFAULTS else None)
     if not values or "name" not in values:
         raise ConfigError(f"{section}.name is missing: choose one with {section}=NAME. Registered: {allowed}.")
     name = values["name"]

@@ -21,7 +21,7 @@ from zerokit.estimate.prediction import Prediction
 from zerokit.estimate.rank import DryCommunicator, group_size
 from zerokit.estimate.tracker import BACKEND, Tracker
 from zerokit.record.hardware import Hardware
-from zerokit.train.assemble import build_engine, build_objective, can_record, is_compiled, wrap_blocks
+from zerokit.train.assemble import build_engine, build_objective, can_record, is_compiled, make_model, wrap_blocks
 from zerokit.train.loader import divided
 from zerokit.train.objective import Objective
 from zerokit.zero.engine import Engine
@@ -138,7 +138,7 @@ class Simulator:
     def _build(self, cfg: Config, world: int, batch: Batch, tracker: Tracker) -> DryEngine:
         ledger = tracker.ledger
         with torch.device("meta"):
-            model = registry.build("model", cfg.model, data=self._source.info)
+            model = make_model(cfg, self._source.info)
         wrap_blocks(model, cfg, torch.device(self.hardware.device), BACKEND)
         _label_forward(model, tracker)
         size = group_size(cfg.zero.shard_size, world, self.hardware.per_host)

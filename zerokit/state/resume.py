@@ -14,8 +14,8 @@ from zerokit.state.errors import StateError
 from zerokit.state.folder import FOLDER, given_states, saved_states
 from zerokit.state.manifest import read_manifest
 
-SECTIONS = ("model", "data", "optimizer", "scheduler")
-KEYS = ("train.seed", "train.clip_norm", "train.loss_mean", "batch.global")
+SECTIONS = ("model", "adapter", "data", "optimizer", "scheduler")
+KEYS = ("train.seed", "train.freeze", "train.clip_norm", "train.loss_mean", "batch.global")
 """What a training's weights depend on beside the sections; everything else may change from run to run."""
 SHAPELESS = tuple(
     f"model.{name}"

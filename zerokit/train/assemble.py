@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from zerokit.comm import Communicator
 from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
 from zerokit.config.checks import is_replayable
-from zerokit.config.errors import ConfigError
+from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.schema import Config
 from zerokit.train.caches import keep_no_caches
 from zerokit.train.forward import loss_function, prediction
@@ -36,18 +37,50 @@ log = logging.getLogger(__name__)
 def build_model(cfg: Config, info: Any) -> nn.Module:
     """The model, on the meta device if its modules can initialise themselves later, else with real values."""
 
-    def build() -> nn.Module:
-        try:
-            return registry.build("model", cfg.model, data=info)
-        except Exception as error:
-            error.add_note(f"model={cfg.model.name} was built for data={cfg.data.name}: {info}")
-            raise
-
-    model = build_on_meta(build)
+    model = build_on_meta(partial(make_model, cfg, info))
     if model is None:
         torch.manual_seed(cfg.train.seed)
-        model = build()
+        model = make_model(cfg, info)
     return model
+
+
+def make_model(cfg: Config, info: Any) -> nn.Module:
+    """The model on torch's default device, with its adapter and with what `train.freeze` names frozen.
+
+    Raises:
+        ConfigError: it cannot be built for these data, or nothing of it is trained.
+    """
+    try:
+        model = registry.build("model", cfg.model, data=info)
+    except Exception as error:
+        error.add_note(f"model={cfg.model.name} was built for data={cfg.data.name}: {info}")
+        raise
+    model = registry.build("adapter", cfg.adapter, model=model)
+    freeze(model, cfg.train.freeze)
+    return model
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze the parameters whose names match one of `patterns`.
+
+    Raises:
+        ConfigError: a pattern matches none, or nothing is left to train.
+    """
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    for pattern in patterns:
+        found = [p for p, aliases in names.items() if any(fnmatchcase(name, pattern) for name in aliases)]
+        if not found:
+            every = [name for aliases in names.values() for name in aliases]
+            raise ConfigError(
+                f"train.freeze: '{pattern}' matches no parameter of the model.{suggestion(pattern, every)} Names are "
+                f"such as {', '.join(every[:3])}."
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if patterns and not any(parameter.requires_grad for parameter in names):
+        raise ConfigError(f"train.freeze={list(patterns)} freezes every parameter: nothing is left to train.")
 
 
 def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device, backend: Any = None) -> None:
@@ -148,6 +181,7 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         skip_unused=cfg.train.unused_parameters == "skip",
         seed=cfg.train.seed,
         max_skips=cfg.train.max_skips,
+        save_frozen=cfg.adapter.name == "none",
     )
     if cfg.zero.transport == "peer" and comm.shared_bytes == 0:
         log.warning("zero.transport=peer needs several GPUs of one host at stage 1 or above; using collectives.")

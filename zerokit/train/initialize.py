@@ -118,7 +118,7 @@ def typed(config: Mapping[str, Any], others: Mapping[str, Any] | None = None) ->
     sections."""
     values = DEFAULTS | dict(config) | dict(others or {})
     for group in registry.GROUPS:
-        if isinstance(values[group], str):
+        if isinstance(values.get(group), str):
             values[group] = {"name": values[group]}
     values["train"] = {"compile": False, "clip_norm": None} | dict(values.get("train", {}))
     cfg = Config.from_dict({key: dict(value) for key, value in values.items()})

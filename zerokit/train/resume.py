@@ -12,6 +12,7 @@ from zerokit.config.schema import Config
 from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER
 from zerokit.state.resume import candidates, identity, started_again
+from zerokit.train.base import base_digest
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
 
@@ -35,6 +36,8 @@ def open_state(
         "data.sha256": trainer.info.sha256,
         "train.loss_mean": trainer.objective.mean,
     }
+    if cfg.adapter.name != "none":
+        resolved["adapter.base"] = base_digest(cfg, trainer.engine.module)
     config = shown(config)
     facts = {"precision": cfg.precision.name, "config": config}
     saver = Saver(

@@ -76,6 +76,7 @@ class Engine:
         skip_unused: bool = True,
         compile_update: bool | None = None,
         transient_gradients: bool | None = None,
+        save_frozen: bool = True,
     ):
         """Divide the model's state. The keywords mean what the config keys of the same names mean.
 
@@ -85,10 +86,10 @@ class Engine:
         states: if `comm` has groups of ranks, whether each of them has all optimizer states or all ranks divide them.
         guard: weights that are not there read NaN, and what autograd saves is watched for good (by default on a CPU;
         `zerokit.zero.model.hooks`, [Note: entering backward]).
-        skip_unused: leave parameters alone that no rank used in a step, as PyTorch does, else take zeros for their
-        gradients.
+        skip_unused: leave parameters alone that no rank used in a step, as PyTorch does, else take zeros as gradients.
         compile_update: run the optimizer as one compiled kernel; transient_gradients: give the memory of gradients to
         activations from the update to the next backward pass (both by default on a GPU).
+        save_frozen: whether states hold frozen weights too.
 
         Raises:
             ValueError: nothing to train; a pattern of `units` matches nothing; a module cannot initialise itself.
@@ -99,7 +100,7 @@ class Engine:
         self.declared = STAGES[stage] if isinstance(stage, int) else stage
         self.stage = self.declared.on(self.comm.mesh, states)
         self.module, self.optimizer, self._accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
-        self.max_skips = max_skips
+        self.max_skips, self.save_frozen = max_skips, save_frozen
         on_gpu = self.device.type == "cuda"
         self._plan = Plan(
             groups or ParameterGroups(),

@@ -27,6 +27,13 @@ CLASSES = {
     "masked_lm": "AutoModelForMaskedLM",
     "classification": "AutoModelForSequenceClassification",
 }
+NEEDS = {
+    "causal_lm": ("tokens", "tokens"),
+    "seq2seq": ("tokens", "tokens"),
+    "masked_lm": ("masked", "masked tokens (data.mask_percent=15)"),
+    "classification": ("classification", "classes (data.label=FIELD)"),
+}
+"""What each task learns from (`DataInfo.task`), and that in words."""
 ATTENTION = {"auto": None, "sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 
 
@@ -47,6 +54,7 @@ def build(options: Any, data: DataInfo | None = None) -> nn.Module:
     model.shifts_labels = options.task == "causal_lm"
     _choose_loss(model, options)
     if options.init == "pretrained":
+        model.weights_folder = folder
         model.stored_weights = stored_weights(folder, model, lambda name: _may_lack(model, name, options))
         if (new := report(model.stored_weights, model)) is not None:
             log.info("model.path=%s: %s", folder, new)
@@ -68,11 +76,10 @@ def _config(transformers: ModuleType, folder: Path, options: Any) -> Any:
 
 def _suit(config: Any, data: DataInfo, options: Any) -> None:
     """Compare a model with the data, and give a classification its classes."""
-    tokens = options.task != "classification"
-    if tokens != (data.task == "tokens"):
-        wanted = "tokens" if tokens else "classes"
-        raise ConfigError(f"model.task={options.task} needs data for {wanted}, and these are for {data.task}.")
-    if not tokens:
+    wanted, words = NEEDS[options.task]
+    if data.task != wanted:
+        raise ConfigError(f"model.task={options.task} needs data for {words}, and these are for {data.task}.")
+    if options.task == "classification":
         config.num_labels = data.out_features
     text = config.get_text_config()
     vocabulary, longest = getattr(text, "vocab_size", None), _context(text, options)

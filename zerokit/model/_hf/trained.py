@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class Trained:
     """
 
     shardwise_init = True
+    weights_folder: Path | None = None
+    """Where the weights were read from; None: they were drawn."""
     shifts_labels: bool
     """Whether outputs are compared with the labels of the next place."""
 

@@ -38,6 +38,7 @@ class EngineParts(Protocol):
     micro_batch: MicroBatches
     unused: Unused | None
     kept: dict[str, nn.Parameter]
+    save_frozen: bool
     parked: Any
     reader: Any
     state: Any

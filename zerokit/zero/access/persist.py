@@ -140,6 +140,8 @@ class EngineState:
     def _weights(self) -> Iterator[tuple[Piece, Home]]:
         stage, mesh = self._storage.stage, self._comm.mesh
         for unit in self._engine.units:
+            if not unit.trainable and not self._engine.save_frozen:
+                continue
             home = stage.optimizer if unit.trainable else stage.parameter
             mine = unit.layout.held(home, mesh)
             for index, name in enumerate(unit.names):

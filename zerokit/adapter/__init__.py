@@ -1,0 +1,1 @@
+"""Adapters: small trained parts in a model that stays as it is."""
