@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
 from zerokit.config.files import read_mapping
+from zerokit.config.suspect import parse_yaml
 from zerokit.record.summary import read_summary
 from zerokit.report.run import load_run
 
@@ -21,6 +21,6 @@ def test_a_half_written_summary_is_told_once_whoever_reads_it(tmp_path, caplog, 
 def test_a_file_that_is_not_there_is_no_problem(tmp_path, caplog):
     assert read_mapping(tmp_path / "a") == {} and not caplog.messages
     (tmp_path / "a").write_text("b: [1, 2]")
-    assert read_mapping(tmp_path / "a", yaml.safe_load) == {"b": [1, 2]} and not caplog.messages
+    assert read_mapping(tmp_path / "a", parse_yaml) == {"b": [1, 2]} and not caplog.messages
     (tmp_path / "a").write_text("b: [1, 2")
-    assert read_mapping(tmp_path / "a", yaml.safe_load) == {} and len(caplog.messages) == 1
+    assert read_mapping(tmp_path / "a", parse_yaml) == {} and len(caplog.messages) == 1

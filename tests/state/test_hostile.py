@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ HOSTILE = {
     "tensors": (lambda b: b.update(tensors=[]), "malformed"),
     "facts": (lambda b: b.update(facts="x"), "facts must be"),
     "another format": (lambda b: b.update(format="torch"), "the format is 'torch'"),
-    "bytes": (lambda b: b["files"][0].update(bytes=1 << 40), f"expected {1 << 40} bytes"),
+    "bytes": (lambda b: b["files"][0].update(bytes=1 << 40), f"said to have {1 << 40} bytes"),
     "digest": (lambda b: b["files"][0].update(xxh3="0" * 32), "do not match its digest"),
     "header": (wider, "end at element|does not say what the manifest says"),
 }  # fmt: skip
@@ -234,3 +235,42 @@ def test_a_reader_gives_any_run_of_elements(sound):
 def test_a_folder_that_is_not_there_is_no_damaged_state(tmp_path):
     with pytest.raises(DamagedState, match=r"There is no folder .*nowhere; expected a state\."):
         read_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"training": [1]}, "facts.training must be an object"),
+        ({"training": None}, "facts.training must be an object"),
+        ({"trainer": 7}, "facts.trainer must be an object"),
+        ({"config": "x"}, "facts.config must be an object"),
+        ({"callbacks": []}, "facts.callbacks must be an object"),
+        ({"tracker": True}, "facts.tracker must be an object"),
+        ({"step": "4"}, "facts.step must be a count"),
+        ({"step": -1}, "facts.step must be a count"),
+        ({"step": True}, "facts.step must be a count"),
+        ({"world": 1.5}, "facts.world must be a count"),
+    ],
+)
+def test_facts_of_another_kind_are_refused(facts, words):
+    """`training: [1]` had no key in common with this training's, and so differed in none."""
+    with pytest.raises(DamagedState, match=words):
+        decode(Manifest((), {}, facts).encode(), "m")
+
+
+def test_a_length_that_the_tensors_cannot_have_is_refused_before_the_file_is_read():
+    tensors = {"a": TensorFacts("F32", (4,), (Part(0, 0, 4),))}
+    for length in (1 << 40, 15):
+        files = (FileFacts("rank-00000-of-00001.safetensors", length, "0" * 32),)
+        with pytest.raises(DamagedState, match="is said to have"):
+            decode(Manifest(files, tensors).encode(), "m")
+
+
+def test_a_sparse_manifest_takes_no_memory(tmp_path):
+    with open(tmp_path / "manifest.json", "wb") as file:
+        file.write(b'{"manifest":')
+        file.truncate(1 << 29)
+    began = time.monotonic()
+    with pytest.raises(DamagedState, match="cut or altered"):
+        read_manifest(tmp_path)
+    assert time.monotonic() - began < 1

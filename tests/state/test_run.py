@@ -124,11 +124,11 @@ def test_row_18_allowing_changes_is_suggested_where_it_helps(keys, suggested):
 
 
 def test_row_18_another_training_is_refused_before_a_worker_starts(tmp_path):
-    first = zerokit(*WORDS, "train.steps=2", "hydra.run.dir=run", cwd=tmp_path)
+    first = zerokit(*WORDS, "scheduler=constant", "train.steps=2", "hydra.run.dir=run", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     config = (tmp_path / "run" / "config.yaml").read_text()
     other = ("optimizer.lr=0.5", "model.layers=1", "train.loss_mean=samples")
-    result = zerokit(*WORDS, "train.steps=4", *other, "hydra.run.dir=run", cwd=tmp_path)
+    result = zerokit(*WORDS, "scheduler=constant", "train.steps=4", *other, "hydra.run.dir=run", cwd=tmp_path)
     assert result.returncode == 2
     _, *fields, what_to_do = result.stderr.splitlines()
     assert sorted(fields) == [
@@ -139,13 +139,13 @@ def test_row_18_another_training_is_refused_before_a_worker_starts(tmp_path):
     assert what_to_do == "Put these back, or start in another folder (hydra.run.dir=DIR)."
     assert (tmp_path / "run" / "config.yaml").read_text() == config
     allowed = zerokit(
-        *WORDS, "train.steps=4", "optimizer.lr=0.5", "state.allow_changed=[optimizer.lr]", "train.loss_mean=tokens",
-        "hydra.run.dir=run", cwd=tmp_path,
+        *WORDS, "scheduler=constant", "train.steps=4", "optimizer.lr=0.5", "state.allow_changed=[optimizer.lr]",
+        "train.loss_mean=tokens", "hydra.run.dir=run", cwd=tmp_path,
     )  # fmt: skip
     assert allowed.returncode == 0, allowed.stderr
     last = summary(tmp_path / "run")
     assert last["resumed_from"]["step"] == 2
     (earlier,) = last["attempts"]
     assert (earlier["status"], earlier["steps"]) == ("finished", 2)
-    nowhere = zerokit(*WORDS, "state.resume=nowhere", "hydra.run.dir=other", cwd=tmp_path)
+    nowhere = zerokit(*WORDS, "scheduler=constant", "state.resume=nowhere", "hydra.run.dir=other", cwd=tmp_path)
     assert nowhere.returncode == 2 and "state.resume=nowhere: expected a state" in nowhere.stderr

@@ -64,6 +64,15 @@ def _words(translation: Translation) -> str:
     return shlex.join(translation.overrides())
 
 
+def _as_text(value: Any) -> Any:
+    """The value with `${` as a text, which Hydra would resolve."""
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
 def _yaml(translation: Translation) -> str:
     import yaml
 
@@ -71,7 +80,7 @@ def _yaml(translation: Translation) -> str:
     for key, value in translation.settings.items():
         section, _, option = key.partition(".")
         if option:
-            values.setdefault(section, {})[option] = value
+            values.setdefault(section, {})[option] = _as_text(value)
     chosen = [{f"override /{key}": translation.settings[key]} for key in GROUPS if key in translation.settings]
     body = yaml.safe_dump({"defaults": chosen, **values}, sort_keys=False).rstrip()
     return f"# @package _global_\n{body}"

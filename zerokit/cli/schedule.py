@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from zerokit.config import registry
 from zerokit.config.errors import writing
+from zerokit.config.schedule import build_schedule
 from zerokit.config.schema import Config
 from zerokit.report.scale import Scale, linear, steps
 
@@ -46,7 +46,7 @@ def plot(configs: Sequence[Config]) -> int:
 
 def _rates(config: Config) -> list:
     peak = getattr(config.optimizer.options, "lr", 1.0)
-    schedule = registry.build("scheduler", config.scheduler, total_steps=config.train.steps, peak_lr=peak)
+    schedule = build_schedule(config, peak)
     return [schedule(step) for step in range(config.train.steps)]
 
 

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from zerokit.config.errors import ConfigError
-from zerokit.config.terminal import say
+from zerokit.config.terminal import printable, say
 from zerokit.state.errors import StateError
 from zerokit.state.folder import given_states
 from zerokit.state.manifest import Manifest, read_manifest
@@ -52,15 +52,19 @@ def _show(state: Path, thorough: bool) -> str | None:
     facts = manifest.facts
     saved = str(facts.get("saved", "?"))[:16].replace("T", " ")
     numbers = (facts.get("world", "?"), facts.get("stage", "?"), facts.get("precision") or facts.get("compute", "?"))
-    print(ROW.format(state.name, saved, _size(manifest.bytes), *map(str, numbers), "yes" if thorough else "lengths"))
+    row = ROW.format(state.name, saved, _size(manifest.bytes), *map(str, numbers), "yes" if thorough else "lengths")
+    print(printable(row).replace("\n", " "))
     return None
 
 
 def _verified(state: Path) -> Manifest:
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch says so; nothing here needs it
-    from zerokit.state.read import verify
+    from zerokit.state.read import StateReader, verify
 
-    return verify(state)
+    manifest = verify(state)
+    with StateReader(state, manifest) as reader:
+        reader.check_headers()
+    return manifest
 
 
 def _size(count: int) -> str:

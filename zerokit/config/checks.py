@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from zerokit.config import registry
 from zerokit.config.batch import resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
+from zerokit.config.schedule import build_schedule
 from zerokit.config.schema import Config, LaunchConfig
 
 CPU_PROCESSES = 2
@@ -68,7 +68,7 @@ def _check_stage(config: Config) -> None:
 def _check_schedule(config: Config) -> None:
     try:
         peak_lr = getattr(config.optimizer.options, "lr", 1.0)
-        registry.build("scheduler", config.scheduler, total_steps=config.train.steps, peak_lr=peak_lr)
+        build_schedule(config, peak_lr)
     except ValueError as error:
         about_length = f" See train.steps={config.train.steps}." if "step" in str(error) else ""
         raise ConfigError(f"{error}{about_length}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -13,9 +12,9 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zerokit.config.errors import ConfigError, naming
+from zerokit.config.suspect import parse_json, read_text
+from zerokit.config.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +22,16 @@ DRAFT = re.compile(r"\..+-\d+\.tmp")
 """Name of a file before it takes the place of another."""
 
 
-def read_mapping(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
-    """The mapping in a file, by `json.loads` or `yaml.safe_load`; empty if there is no such file, and with a warning if
-    it cannot be read."""
+def read_mapping(path: Path, parse: Callable[[str], Any] = parse_json) -> dict[str, Any]:
+    """The mapping in a file, by `parse_json` or `parse_yaml`; empty if there is no such file, and with a warning if it
+    cannot be read."""
     if not path.is_file():
         return {}
     try:
-        values = parse(path.read_text(encoding="utf-8", errors="replace"))
+        values = parse(read_text(path))
     except FileNotFoundError:  # it was removed just now
         return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
+    except (OSError, ValueError) as problem:
         _warn(path.absolute(), path, (str(problem) or type(problem).__name__).splitlines()[0])
         return {}
     if not isinstance(values, dict):
@@ -95,7 +94,7 @@ def refuse_links(folder: Path, below: Iterable[str] = ()) -> None:
 @lru_cache
 def _warn(_: Path, path: Path, problem: str) -> None:
     """Once for each file and problem: tables of a sweep read the files of its cells again and again."""
-    log.warning("%s was left out: %s", path, problem)
+    log.warning("%s was left out: %s", printable(str(path)), printable(problem))
 
 
 TOKENIZER_FILES = (

@@ -13,6 +13,12 @@ WIDTH = 80
 """Columns of what is printed."""
 
 
+def printable(text: str) -> str:
+    """Return text that is safe to show: tabs as spaces, line breaks kept, other control characters replaced."""
+    text = text.replace("\r\n", "\n").expandtabs(4)
+    return "".join(char if char == "\n" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def wrapped(text: str, indent: int = 0, width: int = WIDTH) -> list[str]:
     """The text in lines of at most `width` columns; words such as paths and options are not broken."""
     space = " " * indent
@@ -23,8 +29,9 @@ def wrapped(text: str, indent: int = 0, width: int = WIDTH) -> list[str]:
 
 def say(text: str, file: TextIO | None = None) -> None:
     """Write a message at once, by default to standard output: on a terminal it is wrapped between words; a pipe or file
-    gets its lines as they are, to be searched."""
-    file = file or sys.stdout
+    gets its lines as they are, to be searched. Control characters, such as of a file that somebody has made, are
+    replaced."""
+    file, text = file or sys.stdout, printable(text)
     print(_fitted(text) if file.isatty() else text, file=file, flush=True)
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from zerokit.config.environment import shown
 from zerokit.config.files import replace_text
+from zerokit.config.schedule import fixed_length
 from zerokit.config.schema import Config
 from zerokit.config.terminal import say
 from zerokit.launch.environment import joined_rank
 from zerokit.record.summary import read_summary
 from zerokit.state.folder import FOLDER
 from zerokit.state.lock import locked
-from zerokit.state.resume import check_config, newest_step
+from zerokit.state.resume import SCHEDULE, check_config, newest_step
 
 WORKER = "zerokit.estimate.worker:run"
 """Default entry: `run(config: dict, run_dir: str) -> dict`, called in every worker process."""
@@ -49,7 +50,7 @@ def launch(
         run_dir = joined.folder(run_dir)
     with locked(run_dir):
         written = shown(config.to_dict())
-        check_config(written, run_dir)
+        check_config(written, run_dir, **{SCHEDULE: fixed_length(config)})
         if (done := finished(config, run_dir)) is not None:
             say(f"nothing left to do: step {done['steps']} of {config.train.steps}, in {run_dir}")
             return done

@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from zerokit.config.terminal import printable
 from zerokit.record.metrics import GIB, format_bytes, format_count, format_seconds
 from zerokit.record.panel import final_panel, save_svg
 
@@ -59,7 +60,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """Write one line above the progress line; the text is shown as it is, without markup."""
-        message(self._console, Text(text))
+        message(self._console, Text(printable(text)))
 
     def progress(self, step: int, metrics: dict[str, float] | None = None) -> None:
         """Report that `step` steps are done, each step or less often, with metrics where they were just logged.

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from zerokit.config.errors import naming
 from zerokit.config.files import replace_text
-from zerokit.config.parse import as_number
+from zerokit.config.parse import as_number, finite
+from zerokit.config.suspect import parse_json, read_text
+from zerokit.config.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +22,10 @@ GIB = 1 << 30
 BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 BITS = "bits/byte"
 """Unit of the loss where tokens are bytes."""
+MOST_BYTES = 1 << 30
+"""A file of metrics above this length is left out."""
+NAMED = 5
+"""Lines of one file that cannot be read and are named."""
 TAIL = 8192
 """Bytes at the end of a metrics file that hold its last lines."""
 
@@ -73,23 +79,33 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError as error:
-        log.warning("%s was left out: %s", path, error.strerror)
+        lines = read_text(path, MOST_BYTES).split("\n")
+    except (OSError, ValueError) as error:
+        log.warning("%s was left out: %s", printable(str(path)), getattr(error, "strerror", None) or error)
         return []
-    rows = []
+    rows, unread = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            rows.append({name: _decode(value) for name, value in row.items()})
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
         elif number < len(lines):
-            log.warning("%s:%d is no JSON object and was left out.", path, number)
+            unread.append(number)
+    for number in unread[:NAMED]:
+        log.warning("%s:%d is no JSON object and was left out.", printable(str(path)), number)
+    if len(unread) > NAMED:
+        log.warning("%s: so were %d other lines.", printable(str(path)), len(unread) - NAMED)
     return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line's mapping; None if it is not one."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    return {name: _decode(value) for name, value in row.items()} if isinstance(row, dict) else None
 
 
 def last_metrics(path: str | Path) -> dict[str, Any]:
@@ -103,12 +119,7 @@ def last_metrics(path: str | Path) -> dict[str, Any]:
         return {}
     values: dict[str, Any] = {}
     for line in lines:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict):
-            values |= {name: _decode(value) for name, value in row.items()}
+        values |= _row(line) or {}
     return values
 
 
@@ -138,11 +149,8 @@ def _drop_later(path: Path, step: int) -> None:
     """Keep the lines up to a step, in one move."""
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and row.get("trainer/step", 0) <= step:
+        row = _row(line)
+        if row is not None and (finite(row.get("trainer/step", 0)) or 0) <= step:
             kept.append(line)
     replace_text(path, "".join(kept))
 
@@ -252,9 +260,3 @@ def _three_digits(size: float) -> str:
     if abs(size) >= 99.95:
         return f"{size:,.0f}" if abs(size) < 1e6 else f"{size:.3g}"
     return f"{size:.1f}" if abs(size) >= 9.995 else f"{size:.2f}"
-
-
-def printable(text: str) -> str:
-    """Return text that is safe to show: tabs as spaces, line breaks kept, other control characters replaced."""
-    text = text.replace("\r\n", "\n").expandtabs(4)
-    return "".join(char if char == "\n" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

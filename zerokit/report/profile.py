@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from typing import Any
 
 from zerokit.config.parse import finite
+from zerokit.config.suspect import parse_json, read_text
 from zerokit.record.metrics import printable
 from zerokit.report.chart import format_value
 from zerokit.report.run import Run
@@ -53,8 +53,8 @@ def _ranks(run: Run) -> list[dict[str, Any]]:
     found = []
     for path in (run.directory / "profile").glob("rank*.figures.json"):
         try:
-            row = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-        except json.JSONDecodeError:
+            row = parse_json(read_text(path))
+        except (OSError, ValueError):
             continue
         if isinstance(row, dict) and isinstance(row.get("rank"), int):
             found.append(row)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zerokit.config.errors import ConfigError
 from zerokit.config.files import read_mapping
 from zerokit.config.parse import as_number, finite, is_number
+from zerokit.config.suspect import parse_yaml
 from zerokit.record.metrics import counted, read_metrics
 
 NUMBERS = ("loss", "loss_first", "predicted_gib", "seconds", "tokens", "tokens_per_sec", "tokens_per_sec_per_gpu")
@@ -129,7 +128,7 @@ def load_run(directory: Path) -> Run:
         )
     return Run(
         directory,
-        read_mapping(directory / "config.yaml", yaml.safe_load),
+        read_mapping(directory / "config.yaml", parse_yaml),
         _sound(read_mapping(directory / "summary.json")),
         read_metrics(directory / "metrics.jsonl"),
     )

@@ -25,9 +25,14 @@ class WarmupOptions:
 
     warmup: int | float = 0
     """Length of the warm-up: below 1 a fraction of all steps, else a number of steps."""
+    total_steps: int | None = None
+    """Steps that the schedule is made for; null: those of the run. Given, it stays as it is when a run goes on with
+    fewer or more `train.steps`."""
 
     def __post_init__(self) -> None:
         in_steps("warmup", self.warmup, 1)
+        if self.total_steps is not None and self.total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {self.total_steps}.")
 
 
 @dataclass

@@ -22,6 +22,14 @@ NAME = "manifest.json"
 FORMAT, VERSION = "zerokit-state", 1
 MOST_BYTES = 1 << 30
 """A manifest above this length is refused before it is read."""
+MOST_HEADER = 100_000_000
+"""Bytes of the header of a safetensors file at most, as its library has it."""
+FACTS: dict[str, type] = {
+    "training": dict, "trainer": dict, "callbacks": dict, "config": dict, "tracker": dict, "best": dict,
+    "step": int, "world": int,
+}  # fmt: skip
+"""What facts are, where they are there."""
+WORDS = {dict: "an object", int: "a count"}
 ITEMSIZE = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
     "F8_E4M3": 1, "F8_E5M2": 1,
@@ -134,9 +142,16 @@ def plain_file_length(path: Path) -> int:
 
 
 def _read(path: Path) -> bytes:
-    if plain_file_length(path) > MOST_BYTES:
+    length = plain_file_length(path)
+    if length > MOST_BYTES:
         raise DamagedState(f"{path} is longer than any manifest.")
-    return path.read_bytes()
+    with open(path, "rb") as file:  # a file of zeros that takes no room on the disk shall take none in memory
+        head = file.read(len(_PREFIX))
+        file.seek(max(0, length - len(_SUFFIX)))
+        if head != _PREFIX or file.read(len(_SUFFIX)) != _SUFFIX:
+            raise DamagedState(f"{path}: its contents do not match its digest: it is cut or altered.")
+        file.seek(0)
+        return file.read(length)
 
 
 def decode(data: bytes, where: str) -> Manifest:
@@ -183,9 +198,31 @@ def _checked(values: dict[str, Any], where: str) -> Manifest:
     if wrong or len(set(names)) != len(names):
         raise DamagedState(f"{where}: {(wrong or names)[0]!r} cannot be the name of a file of a state.")
     tensors = {name: _tensor(name, t, len(files), where) for name, t in values["tensors"].items()}
-    if not isinstance(values["facts"], dict):
-        raise DamagedState(f"{where}: facts must be an object.")
+    _check_facts(values["facts"], where)
+    _check_lengths(files, tensors, where)
     return Manifest(files, tensors, values["facts"], values["user"])
+
+
+def _check_facts(facts: Any, where: str) -> None:
+    """Raise DamagedState for facts of another kind than those that decide how a training goes on."""
+    if not isinstance(facts, dict):
+        raise DamagedState(f"{where}: facts must be an object.")
+    for key, kind in FACTS.items():
+        value = facts.get(key)
+        wrong = not isinstance(value, kind) or isinstance(value, bool) or (kind is int and not 0 <= value < 1 << 62)
+        if key in facts and wrong:
+            raise DamagedState(f"{where}: facts.{key} must be {WORDS[kind]}, found {str(value)[:40]!r}.")
+
+
+def _check_lengths(files: tuple[FileFacts, ...], tensors: dict[str, TensorFacts], where: str) -> None:
+    """Raise DamagedState if a file cannot have its length, before anybody reads it: the tensors and a header."""
+    data = [0] * len(files)
+    for tensor in tensors.values():
+        for part in tensor.parts:
+            data[part.file] += (part.stop - part.start) * ITEMSIZE[tensor.dtype]
+    for file, size in zip(files, data, strict=True):
+        if not size <= file.bytes <= size + MOST_HEADER:
+            raise DamagedState(f"{where}: {file.name} is said to have {file.bytes} bytes, and its tensors take {size}.")
 
 
 def _tensor(name: str, values: dict[str, Any], files: int, where: str) -> TensorFacts:

@@ -105,6 +105,11 @@ class StateReader:
         self._stack.close()
         self._open.clear()
 
+    def check_headers(self) -> None:
+        """Raise DamagedState unless every file's header says what the manifest says."""
+        for index in range(len(self.manifest.files)):
+            self._file(index)
+
     def segments(self, name: str, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
         """Elements `[start, stop)` of a tensor as (offset from `start`, flat CPU values), at most CHUNK at a time."""
         for part in self.manifest.tensors[name].parts:

@@ -17,6 +17,8 @@ from zerokit.state.manifest import read_manifest
 SECTIONS = ("model", "adapter", "data", "optimizer", "scheduler")
 KEYS = ("train.seed", "train.freeze", "train.clip_norm", "train.loss_mean", "batch.global")
 """What a training's weights depend on beside the sections; everything else may change from run to run."""
+SCHEDULE = "scheduler.total_steps"
+"""Steps that the schedule depends on: those of the run, unless it is the same for any number (`fixed_length`)."""
 SHAPELESS = tuple(
     f"model.{name}"
     for name in ("dropout", "init_std", "loss_chunk", "norm_eps", "rope_theta", "rope_factor", "rope_low", "rope_high")
@@ -101,6 +103,9 @@ def refusal(path: Path, lines: Sequence[str]) -> str:
     keys = [line.partition(":")[0] for line in lines]
     fields = "".join(f"\n  {line}" for line in lines)
     other = "start in another folder (hydra.run.dir=DIR)"
+    if schedule := [line for line in lines if line.startswith(f"{SCHEDULE}: ")]:
+        length = schedule[0].removeprefix(f"{SCHEDULE}: ").partition(" ")[0]
+        other = f"keep the schedule of the learning rate with {SCHEDULE}={length}, {other}"
     if any(key.startswith("model.") and key not in SHAPELESS for key in keys):
         ways = f"Put these back, or {other}."
     else:
@@ -109,14 +114,15 @@ def refusal(path: Path, lines: Sequence[str]) -> str:
     return f"{path} is a state of another training:{fields}\n{ways}"
 
 
-def check_config(config: Mapping[str, Any], run_dir: Path) -> None:
-    """Refuse, before a worker starts, to go on from a state of another training, or of a step after the last.
+def check_config(config: Mapping[str, Any], run_dir: Path, **resolved: Any) -> None:
+    """Refuse, before a worker starts, to go on from a state of another training, or of a step after the last. resolved:
+    as `identity` takes it.
 
     Raises:
         ConfigError: with every field that differs, or both steps.
     """
     options = config["state"]
-    now = identity(config)
+    now = identity(config, **resolved)
     for key in ("batch.global", "train.loss_mean"):
         if now.get(key) is None:  # only the workers know it then
             now.pop(key, None)
@@ -125,12 +131,12 @@ def check_config(config: Mapping[str, Any], run_dir: Path) -> None:
             facts = read_manifest(path).facts
         except (StateError, OSError):
             continue  # the workers say what is wrong with it, and take the one before
-        if lines := differences(facts.get("training", {}), now, options["allow_changed"]):
-            raise ConfigError(refusal(path, lines))
         step, last = facts.get("step", 0), config["train"]["steps"]
         if step > last:
             raise ConfigError(
                 f"train.steps={last}: {path} is a state after step {step}, and steps are not undone. Raise "
                 "train.steps, or start anew in another folder (hydra.run.dir=DIR) with state.resume=never."
             )
+        if lines := differences(facts.get("training", {}), now, options["allow_changed"]):
+            raise ConfigError(refusal(path, lines))
         return

@@ -9,12 +9,11 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from zerokit.config.files import read_mapping
 from zerokit.config.identity import digest
 from zerokit.config.parse import finite
 from zerokit.config.schema import Config
+from zerokit.config.suspect import parse_yaml
 from zerokit.record.metrics import GIB, Loss, counted, last_loss, last_metrics
 from zerokit.record.summary import predicted_facts, read_summary
 from zerokit.state.folder import FOLDER as STATES
@@ -130,7 +129,7 @@ class Cell:
         wanted = digest(self.config.to_dict())
         if self.config.zero.auto:
             return predicted_facts(self.folder).get("asked") == wanted
-        return digest(read_mapping(self.folder / "config.yaml", yaml.safe_load)) == wanted
+        return digest(read_mapping(self.folder / "config.yaml", parse_yaml)) == wanted
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import nn
 
 from zerokit.comm import Communicator
 from zerokit.config import registry
+from zerokit.config import schedule as schedules
 from zerokit.config.batch import resolve_batch
 from zerokit.config.checks import is_replayable
 from zerokit.config.errors import ConfigError, suggestion
@@ -194,7 +195,7 @@ def build_schedule(cfg: Config, optimizer: Any) -> Callable[[int], Any]:
     Raises:
         ConfigError: it sets a momentum, which the optimizer does not have.
     """
-    schedule = registry.build("scheduler", cfg.scheduler, total_steps=cfg.train.steps, peak_lr=optimizer.lr)
+    schedule = schedules.build_schedule(cfg, optimizer.lr)
     if schedule(0).momentum is not None and optimizer.momentum is None:
         raise ConfigError(
             f"scheduler={cfg.scheduler.name} sets a momentum, and optimizer={cfg.optimizer.name} has none: choose "

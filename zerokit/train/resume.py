@@ -8,10 +8,11 @@ from typing import Any
 
 from zerokit.callbacks import Callback
 from zerokit.config.environment import shown
+from zerokit.config.schedule import fixed_length
 from zerokit.config.schema import Config
 from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER
-from zerokit.state.resume import candidates, identity, started_again
+from zerokit.state.resume import SCHEDULE, candidates, identity, started_again
 from zerokit.train.base import base_digest
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
@@ -35,6 +36,7 @@ def open_state(
         "batch.global": trainer.batch.global_,
         "data.sha256": trainer.info.sha256,
         "train.loss_mean": trainer.objective.mean,
+        SCHEDULE: fixed_length(cfg),
     }
     if cfg.adapter.name != "none":
         resolved["adapter.base"] = base_digest(cfg, trainer.engine.module)

@@ -183,7 +183,11 @@ class Saver(Callback):
         optional = ("optimizer.",) if any(name.split(".")[0] == "optimizer" for name in allowed) else ()
         self._engine.load(path, extra=self._own(), optional=optional, manifest=manifest)
         if "trainer" in manifest.facts:
-            self.trainer.load_state(manifest.facts["trainer"])
+            try:
+                self.trainer.load_state(manifest.facts["trainer"])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                problem = f"{type(error).__name__} {error}"
+                raise DamagedState(f"{path}: what it says of the training is malformed: {problem}.") from error
         self.best = manifest.facts.get("best", {}) if path.parent == self.root else {}
         for name, values in manifest.facts.get("callbacks", {}).items():
             if name in self.callbacks:

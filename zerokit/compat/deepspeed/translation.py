@@ -122,7 +122,12 @@ class _Translator:
         value = given.get(row.key, row.default)
         if value == "auto":
             value = self._resolve(row, key)
-        return value if value in (None, LEAVE) else parse_value(row.kind, value, key)
+        if value in (None, LEAVE):
+            return value
+        value = parse_value(row.kind, value, key)
+        if row.to and row.to.startswith("batch.") and value < 1:
+            raise ConfigError(f"{key}: expected a number of at least 1; got {spell(value)}.")
+        return value
 
     def _apply(self, row: Row, key: str, given: Mapping[str, Any], group: str = "") -> None:
         """Put one row into effect; `group` is that of an optimizer's or scheduler's parameters."""
@@ -180,7 +185,10 @@ class _Translator:
 
     def _choose(self, group: str, section: Mapping[str, Any]) -> None:
         """Translate a type and its parameters."""
-        name, params = section.get("type"), dict(section.get("params") or {})
+        name, params = section.get("type"), section.get("params") or {}
+        if not isinstance(params, Mapping):
+            raise ConfigError(f"{group}.params: expected keys with values {{...}}, got {spell(params)}.")
+        params = dict(params)
         if not isinstance(name, str):
             raise ConfigError(f'{group}.type is missing: write "{group}": {{"type": NAME, "params": {{...}}}}.')
         kind = _kind(group, name, params)
