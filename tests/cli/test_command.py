@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 
@@ -114,3 +115,8 @@ def test_the_shell_completes_groups_and_choices(tmp_path, monkeypatch):
     monkeypatch.setenv("COMP_POINT", "18")
     completed = zerokit("-sc", "query=bash", cwd=tmp_path)
     assert completed.stdout.split() == ["zero=stage0", "zero=stage1", "zero=stage2", "zero=stage3"], completed.stderr
+
+
+def test_the_version_is_that_of_zerokit(tmp_path):
+    result = zerokit("--version", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, f"zerokit {version('zerokit')}\n")

@@ -35,6 +35,11 @@ document.body.append(Object.assign(document.createElement("pre"), { id: "found",
   covered: texts.some((a, i) => texts.some((b, j) => j > i && cover(a, b))),
   struck: struck.length,
   charts: boxes("figure").filter((box) => box.width > 100 && box.height > 60).length,
+  silent: [...inside.querySelectorAll("figure.chart > script")].filter((data) => {
+    const plot = data.parentElement.querySelector(".plot"), box = plot.getBoundingClientRect();
+    plot.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 5 }));
+    return plot.querySelector(".tip").hidden || !plot.querySelector(".tip").textContent;
+  }).length,
   page: getComputedStyle(inside.body).backgroundColor,
 })}));
 """
@@ -71,6 +76,7 @@ def test_everything_fits_and_no_text_covers_another(tmp_path, pages, width):
         assert found["overflow"] <= 0 and found["wide"] == []
         assert not found["covered"] and not found["struck"]
         assert found["charts"] >= 3
+        assert found["silent"] == 0, "the pointer reads out every chart of lines, beside one of points too"
 
 
 def test_dark_follows_the_system_and_print_is_whole(tmp_path, pages):

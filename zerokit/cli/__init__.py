@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+from importlib.metadata import version
 
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.terminal import Lasting, complain, lasting_output, open_standard_streams
@@ -42,6 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(words: list[str]) -> int:
     """Run the command that `words` name, `train` if they name none, and return the exit status."""
     try:
+        if words == ["--version"]:
+            print(f"zerokit {version('zerokit')}")
+            return 0
         command, rest = _split(words)
         module, _, function = COMMANDS[command].partition(":")
         return getattr(importlib.import_module(module), function)(rest)

@@ -1,10 +1,11 @@
 // Reads out the values under the pointer. Without it the charts still show their axes and last values.
-for (const figure of document.querySelectorAll("figure.chart")) {
+for (const data of document.querySelectorAll("figure.chart > script")) {
+  const figure = data.parentElement;
   const plot = figure.querySelector(".plot");
   const hair = figure.querySelector(".hair");
   const tip = figure.querySelector(".tip");
   const axis = figure.querySelector(".x").dataset.axis;
-  const series = JSON.parse(figure.querySelector("script").textContent);
+  const series = JSON.parse(data.textContent);
 
   const nearest = (points, place) =>
     points.reduce((best, point) => (Math.abs(point[0] - place) < Math.abs(best[0] - place) ? point : best));

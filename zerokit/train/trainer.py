@@ -67,9 +67,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the time of the block; afterwards every module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    yield
-    for module, training in modes:
-        module.training = training
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def peak_of(engine: Engine) -> float | None:
