@@ -40,3 +40,18 @@ def test_seed_decides():
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="prompt of at least one token"):
         generate(Counter(), [], 3, temperature=1.0, seed=0, context=8)
+
+
+def test_top_p_leaves_out_what_is_unlikely_and_a_stop_ends(monkeypatch):
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    told = []
+
+    def forward(tokens):
+        return logits.expand(1, tokens.shape[1], 4)
+
+    def drawn(top_p: float, **more) -> list[int]:
+        return generate(forward, [0], 200, 1.0, 0, 8, top_p=top_p, **more)
+
+    assert [set(drawn(top_p)) for top_p in (0.4, 0.6, 0.9, 1.0)] == [{0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}]
+    stopped = drawn(1.0, stop=2, told=told.append)
+    assert stopped == told and stopped.index(2) == len(stopped) - 1

@@ -53,6 +53,9 @@ Usage
                                                    whether they are sound
   zerokit export FOLDER [TO]                       its newest weights, as
                                                    safetensors and config.json
+  zerokit generate RUN --prompt TEXT               what its model writes on
+  zerokit evaluate RUN [KEY=VALUE ...]             its weights on held-out data
+  zerokit rerun RUN [KEY=VALUE ...]                the same again, or changed
   zerokit convert ds_config.json                   a DeepSpeed file in our words
   zerokit doctor [--quick] [FOLDER]                what this machine has, and
                                                    what would go wrong

@@ -25,7 +25,10 @@ def build(options, seed: int) -> DocumentSource:
     """Source of conversations, of which the assistant's part is learned, or all."""
     template = template_of(options.template, load_tokenizer(options.tokenizer), options.tokenizer)
     read = partial(_read, options, template)
-    return build_documents("chat", options, seed, read, masked=options.train_on == "assistant", template=template)
+    masked = options.train_on == "assistant"
+    source = build_documents("chat", options, seed, read, masked=masked, template=template)
+    source.template = template
+    return source
 
 
 def _read(options, template: str, files: list[tuple[Path, str | None]], tokenizer: Tokenizer, tally: Tally) -> Iterator:

@@ -22,6 +22,7 @@ from zerokit.data._options import DocumentOptions
 from zerokit.data._rows import Rows, planned
 from zerokit.data._source import Source, cross_entropy, permutation
 from zerokit.data._store import SPLITS, Document, Split, Tally, shown, write_store
+from zerokit.data._templates import render
 from zerokit.data._tokenizer import Tokenizer, load_tokenizer
 
 Read = Callable[[list[tuple[Path, str | None]], Tokenizer, Tally], Iterator[tuple[str, Document, bool]]]
@@ -43,6 +44,8 @@ class DocumentSource(Source):
         self.classes: list[str | int] = facts["classes"]
         """Names or numbers of the classes, in the order of `labels`."""
         self._splits = {name: Split(store, name, facts) for name in SPLITS}
+        self.template: str | None = None
+        """Chat template of conversations."""
         self._rows: dict[str, Rows] = {}
         if options.packing != "join":
             ends = {name: split.ends for name, split in self._splits.items()}
@@ -153,6 +156,18 @@ class DocumentSource(Source):
     def tokenizer(self) -> Tokenizer:
         """What the documents' tokens mean; loaded when it is first asked for."""
         return load_tokenizer(self._options.tokenizer)
+
+    def prompt(self, text: str) -> list[int]:
+        """The tokens that a model is to continue `text` from: of conversations, what a user says, by the template."""
+        if self.template is None:
+            return [*self.tokenizer.prefix, *self.tokenizer.encode([text])[0]]
+        said, _ = render([{"role": "user", "content": text}], self.template, self.tokenizer.names, prompt=True)
+        return self.tokenizer.encode([said])[0]
+
+    @property
+    def stop(self) -> int | None:
+        """The token that ends a text, None if there is none."""
+        return self.tokenizer.eos
 
     def decode(self, tokens: list[int]) -> str:
         """Text of `tokens`; what is no text is left out or becomes U+FFFD."""

@@ -120,6 +120,10 @@ class TokenSource(Source):
         """Cross-entropy of logits (B, T, V) with tokens (B, T), in nats per token."""
         return cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
+    def prompt(self, text: str) -> list[int]:
+        """The tokens that a model is to continue `text` from."""
+        return list(text.encode())
+
     def decode(self, tokens: list[int]) -> str:
         """Text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
         return bytes(tokens).decode("utf-8", errors="replace")

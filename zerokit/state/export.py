@@ -118,13 +118,14 @@ def _write_group(disk: Disk, reader: Reader, group: list[Output], dtype: torch.d
     def stream() -> Iterator[Any]:
         yield header(entries, {"format": "pt"})
         for output in group:
-            for _, values in _values(reader, output):
+            for _, values in values_of(reader, output):
                 yield _bytes(values.to(dtype).contiguous())
 
     _write_file(disk, path, stream())
 
 
-def _values(reader: Reader, output: Output) -> Iterator[tuple[int, Tensor]]:
+def values_of(reader: Reader, output: Output) -> Iterator[tuple[int, Tensor]]:
+    """The values of an output as (offset, flat CPU values), a few elements at a time."""
     for begin, values in reader.segments(output.source, output.start, output.start + output.numel):
         if output.function is not None:
             first = output.start + begin

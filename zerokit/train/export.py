@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from zerokit.config import registry
@@ -16,7 +17,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.parse import parse_fields
 from zerokit.config.registry import Choice
 from zerokit.model._huggingface import Rows, llama_config, llama_tensors
-from zerokit.state.export import Output, write_model
+from zerokit.state.export import Output, values_of, write_model
 from zerokit.state.manifest import Manifest
 from zerokit.state.piece import CHUNK
 from zerokit.state.read import StateReader, verify
@@ -105,6 +106,36 @@ def layout(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
         tensors = {name: Rows(name) for name in shapes}
         described = {"model_type": "zerokit", "model": model}
     return [_output(name, rows, shapes[rows.source]) for name, rows in tensors.items()], described
+
+
+def weights_of_state(state: Path) -> dict[str, Tensor]:
+    """The whole fp32 weights to evaluate of a saved state, by our names, on the CPU.
+
+    Raises:
+        DamagedState: a file is not as it was written.
+    """
+    manifest = verify(state)
+    shapes = {n.removeprefix(WEIGHT): t.shape for n, t in manifest.tensors.items() if n.startswith(WEIGHT)}
+    optimizer, found = (manifest.facts.get("config") or {}).get("optimizer"), {}
+    with StateReader(state, manifest) as reader:
+        for name, shape in shapes.items():
+            output = _output(name, Rows(name), shape)
+            output = output if optimizer is None else _evaluated(output, optimizer, manifest)
+            found[name] = torch.cat([values.float() for _, values in values_of(reader, output)]).view(shape)
+    return found
+
+
+def weights_of_export(engine: Engine, config: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+    """The same of a model that `export` or the end of a run has written, for an engine with its model."""
+    read: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        read |= load_file(file)
+    shapes = _shapes(engine)
+    found = {name: torch.empty(shape) for name, shape in shapes.items()}
+    for output in layout(config, shapes)[0]:
+        flat = found[output.source.removeprefix(WEIGHT)].view(-1)
+        flat[output.start : output.start + output.numel] = read[output.name].float().flatten()
+    return found
 
 
 def _output(name: str, rows: Rows, shape: tuple[int, ...]) -> Output:
