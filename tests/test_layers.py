@@ -39,6 +39,7 @@ ALLOWED = {
     "sweep": BASE | {"estimate", "launch", "record", "report", "state.folder"},
     "cli": BASE | {"doctor", "tracker", "estimate", "launch", "record", "report", "state", "sweep", "train", "compat"},
     "compat": BASE | COMPONENTS | {"comm", "zero", "state", "train"},
+    "hf": BASE | {"model", "train", "zero"},
     "__main__": {"cli"},
     "__init__": BASE | {"callbacks", "cli", "train"},
 }

@@ -1,18 +1,20 @@
 """zerokit: train PyTorch models with ZeRO stages 0 to 3, composed by Hydra.
 
 `zerokit.register` adds a component, such as a callback made from `zerokit.Callback`, `zerokit.main` runs the command
-line, and `zerokit.initialize` turns a model into a ZeRO engine for a training loop of your own.
+line, `zerokit.initialize` turns a model into a ZeRO engine for a training loop of your own, `zerokit.hf` loads and saves
+models of `transformers` there, and `zerokit.load` gives the model that a run has left.
 Importing this package does not import torch.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from zerokit.config.registry import register
 
 __version__ = "0.1.0"
-__all__ = ["Callback", "__version__", "initialize", "main", "register"]
+__all__ = ["Callback", "__version__", "hf", "initialize", "load", "main", "register"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,6 +35,10 @@ def __getattr__(name: str) -> Any:
         from zerokit.train.initialize import initialize
 
         return initialize
+    if name == "hf":
+        return import_module("zerokit.hf")
+    if name == "load":
+        return import_module("zerokit.hf").module
     if name == "Callback":
         from zerokit.callbacks import Callback
 

@@ -16,6 +16,7 @@ import transformers as hf
 
 from tests.commands import zerokit
 from tests.config.arguments import config
+from tests.data.tokenizers import decoder, encoder
 from tests.huggingface.folders import MODELS, TASKS, info, save
 from tests.huggingface.models import DECODER, TEXT_ENCODER
 from tests.ranks import run_ranks
@@ -37,7 +38,7 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_trains_on_the_command_line(name, tmp_path):
-    path, folder = save(name, tmp_path, vocabulary=300), tmp_path / "run"
+    path, folder = save(name, tmp_path, vocabulary=400), tmp_path / "run"
     words = [
         *RUNS[name],
         "data=text",
@@ -47,8 +48,10 @@ def test_trains_on_the_command_line(name, tmp_path):
         "data.tokenizer=bytes",
     ]
     words += ["optimizer.lr=1e-2", "tracker=none", "train.sample_tokens=8", "zero.min_unit=0"]
+    (encoder if name == "bert" else decoder)(path)
     result = zerokit("model=hf", f"model.path={path}", *words, f"hydra.run.dir={folder}", cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert (folder / "model" / "tokenizer.json").is_file()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "finished" and summary["loss"] < summary["loss_first"] - 0.3
     assert summary["predicted_gib"] is not None and summary["flops_per_token"] > 0

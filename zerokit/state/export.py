@@ -22,6 +22,8 @@ from zerokit.state.rankfile import header, view_bytes
 
 LARGEST = 5_000_000_000
 """Bytes of a file above which a model is cut into several."""
+NAMED = ("model", "config.json")
+"""What the files of a model's tensors begin with, and that of its configuration."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ class Reader(Protocol):
 
 
 def write_model(reader: Reader, outputs: Iterable[Output], dtype: torch.dtype, config: Mapping[str, Any],
-                target: Path, largest: int = LARGEST, replace: bool = False) -> list[str]:  # fmt: skip
-    """Write `outputs` as floating-point numbers of `dtype`, and `config.json`, into the folder `target`, which is new
-    unless it may be replaced; return the names of the files. A few elements are in memory at a time.
+                target: Path, largest: int = LARGEST, replace: bool = False, names: tuple[str, str] = NAMED,
+                files: Mapping[str, bytes] | None = None) -> list[str]:  # fmt: skip
+    """Write `outputs` as floating-point numbers of `dtype`, `config` and other `files` into the folder `target`, which
+    is new unless it may be replaced; return the names of the files. A few elements are in memory at a time.
+
+    names: what the files of tensors begin with, and that of `config`.
 
     Raises:
         StateError: there is something in `target`. DamagedState: the state cannot be read.
@@ -68,9 +73,12 @@ def write_model(reader: Reader, outputs: Iterable[Output], dtype: torch.dtype, c
     draft = target.with_name(f"{target.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
     disk.make_folder(draft)
     try:
-        files = _write(disk, reader, list(outputs), dtype, draft, largest)
-        text = json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n"
-        _write_file(disk, draft / "config.json", [text.encode()])
+        written = _write(disk, reader, list(outputs), dtype, draft, largest, names[0])
+        format_ = {"dtype": str(dtype).removeprefix("torch.")} if names == NAMED else {}
+        text = json.dumps({**config, **format_}, indent=2) + "\n"
+        for name, content in {names[1]: text.encode(), **(files or {})}.items():
+            _write_file(disk, draft / name, [content])
+            written.append(name)
         disk.sync_folder(draft)
         if target.exists():
             remove_tree(disk, target)
@@ -79,23 +87,23 @@ def write_model(reader: Reader, outputs: Iterable[Output], dtype: torch.dtype, c
     except BaseException:
         remove_tree(disk, draft)
         raise
-    return [*files, "config.json"]
+    return written
 
 
 def _write(disk: Disk, reader: Reader, outputs: list[Output], dtype: torch.dtype, folder: Path,
-           largest: int) -> list[str]:  # fmt: skip
+           largest: int, stem: str) -> list[str]:  # fmt: skip
     groups = _cut(outputs, dtype.itemsize, largest)
     if len(groups) == 1:
-        _write_group(disk, reader, groups[0], dtype, folder / "model.safetensors")
-        return ["model.safetensors"]
+        _write_group(disk, reader, groups[0], dtype, folder / f"{stem}.safetensors")
+        return [f"{stem}.safetensors"]
     places: dict[str, str] = {}
     for number, group in enumerate(groups, start=1):
-        name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        name = f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors"
         _write_group(disk, reader, group, dtype, folder / name)
         places |= {output.name: name for output in group}
     total = sum(output.numel for output in outputs) * dtype.itemsize
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    name = "model.safetensors.index.json"
+    name = f"{stem}.safetensors.index.json"
     _write_file(disk, folder / name, [(json.dumps(index, indent=2) + "\n").encode()])
     return [*dict.fromkeys(places.values()), name]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.parse import parse_fields
 from zerokit.config.registry import Choice
 from zerokit.model._huggingface import Rows, llama_config, llama_tensors
-from zerokit.state.export import Output, values_of, write_model
+from zerokit.state.export import NAMED, Output, Reader, values_of, write_model
 from zerokit.state.manifest import Manifest
 from zerokit.state.piece import CHUNK
 from zerokit.state.read import StateReader, verify
+from zerokit.train.folders import describe_adapter, describe_model
 from zerokit.zero.engine import Engine
 
 WEIGHT = "weight/"
@@ -41,11 +42,12 @@ def export(state: Path, target: Path, dtype: str = "float32") -> list[str]:
     manifest = verify(state)
     shapes = {n.removeprefix(WEIGHT): t.shape for n, t in manifest.tensors.items() if n.startswith(WEIGHT)}
     config = manifest.facts.get("config") or {}
-    outputs, described = layout(config, shapes)
+    found = layout(config, shapes)
     if "optimizer" in config:
-        outputs = [_evaluated(output, config["optimizer"], manifest) for output in outputs]
+        outputs = [_evaluated(output, config["optimizer"], manifest) for output in found.outputs]
+        found = replace(found, outputs=outputs)
     with StateReader(state, manifest) as reader:
-        return write_model(reader, outputs, getattr(torch, dtype), described, target)
+        return found.write(reader, dtype, target)
 
 
 def export_final(engine: Engine, config: Mapping[str, Any], target: Path, dtype: str) -> list[str]:
@@ -63,10 +65,10 @@ def export_final(engine: Engine, config: Mapping[str, Any], target: Path, dtype:
             if engine.comm.rank:
                 return []
             shapes = dict(sorted(_shapes(engine).items()))
-            outputs, described = layout(config, shapes)
+            found = layout(config, shapes)
             order = {name: place for place, name in enumerate(shapes)}
-            outputs.sort(key=lambda output: (order[output.source.removeprefix(WEIGHT)], output.start))
-            return write_model(_Gathered(weights), outputs, getattr(torch, dtype), described, target, replace=True)
+            found.outputs.sort(key=lambda output: (order[output.source.removeprefix(WEIGHT)], output.start))
+            return found.write(_Gathered(weights), dtype, target, replace=True)
         finally:
             for _ in weights:  # every rank takes part in every gather
                 pass
@@ -92,20 +94,41 @@ def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for unit in engine.units for name, shape in zip(unit.names, unit.shapes, strict=True)}
 
 
-def layout(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[Output], dict[str, Any]]:
-    """The tensors that other programs expect of a model, from ours of these shapes, and their `config.json`.
+@dataclass(frozen=True)
+class Layout:
+    """The tensors that other programs expect of a model, and what `write_model` takes beside them."""
+
+    outputs: list[Output]
+    config: dict[str, Any]
+    names: tuple[str, str] = NAMED
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def write(self, reader: Reader, dtype: str, target: Path, replace: bool = False) -> list[str]:
+        """See `write_model`."""
+        kinds = {"replace": replace, "names": self.names, "files": self.files}
+        return write_model(reader, self.outputs, getattr(torch, dtype), self.config, target, **kinds)
+
+
+def layout(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+    """The model of a run with this config, from our tensors of these shapes.
 
     Raises:
-        ConfigError: the config does not tell something that they need.
+        ConfigError: the config does not tell something that others need.
     """
     model: dict[str, Any] = config.get("model") or {}
+    adapter = config.get("adapter") or {}
+    if adapter.get("name", "none") != "none" or model.get("name") == "hf":
+        lora = adapter.get("name") == "lora"
+        found = describe_adapter(model, adapter, shapes) if lora else describe_model(model, shapes)
+        outputs = [_output(theirs, Rows(ours), shapes[ours]) for theirs, ours in found.names.items()]
+        return Layout(outputs, found.described, (found.stem, found.config), found.files)
     if model.get("name") == "llama":
         tensors = llama_tensors(model, shapes)
         described = llama_config(model, shapes["embedding.weight"][0], _context(config))
     else:
         tensors = {name: Rows(name) for name in shapes}
         described = {"model_type": "zerokit", "model": model}
-    return [_output(name, rows, shapes[rows.source]) for name, rows in tensors.items()], described
+    return Layout([_output(name, rows, shapes[rows.source]) for name, rows in tensors.items()], described)
 
 
 def weights_of_state(state: Path) -> dict[str, Tensor]:
@@ -131,8 +154,10 @@ def weights_of_export(engine: Engine, config: Mapping[str, Any], folder: Path) -
     for file in sorted(folder.glob("*.safetensors")):
         read |= load_file(file)
     shapes = _shapes(engine)
-    found = {name: torch.empty(shape) for name, shape in shapes.items()}
-    for output in layout(config, shapes)[0]:
+    outputs = layout(config, shapes).outputs
+    held = {output.source.removeprefix(WEIGHT) for output in outputs}  # an adapter's alone, or all
+    found = {name: torch.empty(shape) for name, shape in shapes.items() if name in held}
+    for output in outputs:
         flat = found[output.source.removeprefix(WEIGHT)].view(-1)
         flat[output.start : output.start + output.numel] = read[output.name].float().flatten()
     return found

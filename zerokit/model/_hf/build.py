@@ -51,7 +51,7 @@ def build(options: Any, data: DataInfo | None = None) -> nn.Module:
     if data is not None:
         _suit(config, data, options)
     model = _made(transformers, config, options)
-    model.shifts_labels = options.task == "causal_lm"
+    model.options, model.shifts_labels = options, options.task == "causal_lm"
     _choose_loss(model, options)
     if options.init == "pretrained":
         model.weights_folder = folder

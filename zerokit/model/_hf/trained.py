@@ -25,6 +25,8 @@ class Trained:
     """
 
     shardwise_init = True
+    options: Any = None
+    """Those of `model=hf` that it was built with."""
     weights_folder: Path | None = None
     """Where the weights were read from; None: they were drawn."""
     shifts_labels: bool
