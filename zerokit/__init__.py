@@ -1,8 +1,8 @@
 """zerokit: train PyTorch models with ZeRO stages 0 to 3, composed by Hydra.
 
 `zerokit.register` adds a component, such as a callback made from `zerokit.Callback`, `zerokit.main` runs the command
-line, `zerokit.initialize` turns a model into a ZeRO engine for a training loop of your own, `zerokit.hf` loads and saves
-models of `transformers` there, and `zerokit.load` gives the model that a run has left.
+line, `zerokit.initialize` turns a model into a ZeRO engine for a training loop of your own, `zerokit.hf` loads and
+saves models of `transformers` there, and `zerokit.load` gives the model that a run has left.
 Importing this package does not import torch.
 """
 

@@ -45,7 +45,6 @@ def test_trains_on_the_command_line(name, tmp_path):
         f"data.files=[{__file__}]",
         "data.seq_len=32",
         "train.steps=12",
-        "data.tokenizer=bytes",
     ]
     words += ["optimizer.lr=1e-2", "tracker=none", "train.sample_tokens=8", "zero.min_unit=0"]
     (encoder if name == "bert" else decoder)(path)

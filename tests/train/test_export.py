@@ -98,7 +98,7 @@ def test_an_optimizer_that_evaluates_other_weights_exports_those(tmp_path):
 
 
 def test_large_models_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(written.write_model, "__defaults__", (20_000, False))
+    monkeypatch.setattr(written.write_model, "__defaults__", (20_000, *written.write_model.__defaults__[1:]))
     trainer, state = saved(tmp_path, *LLAMA)
     files = export(state, tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model.safetensors.index.json").read_text())
