@@ -53,7 +53,7 @@ def open_finished(cfg: Config, run: Path, state: Path | None = None) -> tuple[Tr
         weights, told = weights_of_state(state), str(state)
     else:
         weights, told = weights_of_export(trainer.engine, cfg.to_dict(), folder), str(folder)
-    trainer.engine.load_full_state_dict(weights)
+    trainer.engine.load_full_state_dict(weights, strict=trainer.engine.save_frozen)
     return trainer, told
 
 
