@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from bench.model import build, fill_shards
@@ -21,7 +21,8 @@ class FSDP2(System):
 
     Options: reduce, the format of the reduce-scatter; reshard, whether weights are freed between forward and backward;
     sync, whether gradients are reduced with the last micro-batch only or with each (slower, needs less memory);
-    checkpointing, of the blocks' activations: the same wrappers as zerokit's.
+    checkpointing, of the blocks' activations: the same wrappers as zerokit's; offload, all shards to pinned memory of
+    the host, where torch's fused AdamW updates them.
     """
 
     allowed = {
@@ -29,6 +30,7 @@ class FSDP2(System):
         "reshard": ("true", "false"),
         "sync": ("last", "each"),
         "checkpointing": ("none", "selective", "full"),
+        "offload": ("false", "true"),
     }
 
     def __init__(self, setup: Setup) -> None:
@@ -40,7 +42,11 @@ class FSDP2(System):
             if setup.compiled:
                 block.compile(fullgraph=True)
         self._shard(self.model)
-        fill_shards(self.model, setup.seed, setup.device)
+        self.offloaded = self.option("offload") == "true"
+        fill_shards(self.model, setup.seed, torch.device("cpu") if self.offloaded else setup.device)
+        for module in self.model.modules():  # buffers are not offloaded
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else buffer.to(setup.device)
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(decay_groups(self.parameters), **adamw_settings(setup))
 
@@ -54,12 +60,14 @@ class FSDP2(System):
         )
         mesh = init_device_mesh(self.setup.device.type, (self.setup.world,))
         reshard = self.option("reshard") == "true"
-        fully_shard(model.embedding, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        offload = CPUOffloadPolicy() if self.option("offload") == "true" else OffloadPolicy()
+        common = {"mesh": mesh, "mp_policy": policy, "offload_policy": offload}
+        fully_shard(model.embedding, **common, reshard_after_forward=reshard)
         for block in model.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+            fully_shard(block, **common, reshard_after_forward=reshard)
         # Backward needs these first, so that they stay gathered.
-        fully_shard([model.norm, model.head], mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+        fully_shard([model.norm, model.head], **common, reshard_after_forward=False)
+        fully_shard(model, **common)
 
     def micro_step(self, index: int, inputs: Tensor, targets: Tensor) -> Tensor:
         last = self.is_last(index)
@@ -71,9 +79,15 @@ class FSDP2(System):
         return loss.detach()
 
     def update(self) -> None:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters], foreach=True)
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
+        gradients = [p.grad for p in self.parameters]
+        if self.offloaded:  # a process group of NCCL sums no tensors of the host
+            squares = torch.nn.utils.get_total_norm([g.to_local() for g in gradients], foreach=True).square()
+            squares = squares.to(self.setup.device)
+            torch.distributed.all_reduce(squares)
+            norm = squares.sqrt().cpu()
+        else:
+            norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         torch.nn.utils.clip_grads_with_norm_(self.parameters, CLIP_NORM, norm, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

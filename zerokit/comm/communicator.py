@@ -14,6 +14,7 @@ from torch import Tensor
 from zerokit.comm.journal import PATH_BYTES, Journal
 from zerokit.comm.mesh import Mesh, make_mesh
 from zerokit.comm.peer import PeerMemory, share
+from zerokit.comm.pinned import Host
 from zerokit.comm.stream import COMMUNICATION, UPDATE, Stream
 
 # torch 2.13 renamed both; 2.11 has the older names only
@@ -67,6 +68,9 @@ class Communicator:
         self.reductions = Stream(device, priority=COMMUNICATION)
         self.updates = Stream(device, priority=UPDATE)
         self._outer = Stream(device, priority=COMMUNICATION) if len(self.mesh.sizes) > 1 else None
+        # The two directions of the link to the host's memory, which are busy at once.
+        self.fetches, self.returns = (Stream(device, priority=COMMUNICATION) for _ in range(2))
+        self.host = Host(device, self._any)
         # What writes the state waits for this: the newest copy of it beside the training has been taken. One event for
         # good, so that a recorded step waits for it too.
         self.copied = None
@@ -116,7 +120,30 @@ class Communicator:
     @property
     def streams(self) -> tuple[Stream, ...]:
         """All that run beside the compute stream."""
-        return tuple(dict.fromkeys((self.gathers, self.reductions, self.outer, self.updates)))
+        return tuple(
+            dict.fromkeys((self.gathers, self.reductions, self.outer, self.updates, self.fetches, self.returns))
+        )
+
+    def updated(self) -> None:
+        """Make later work on the compute stream see all that updates have written, on the host too."""
+        for stream in (self.updates, self.returns):
+            self.compute.wait(stream.record())
+
+    def fetch(self, target: Tensor, source: Tensor) -> None:
+        """Copy `source`, on the host, to the device. Like a collective it runs on the current stream."""
+        self.traffic["fetch"] += source.nbytes
+        target.copy_(source, non_blocking=True)
+
+    def give_back(self, target: Tensor, source: Tensor) -> None:
+        """Copy `source` to the host."""
+        self.traffic["give_back"] += source.nbytes
+        target.copy_(source, non_blocking=True)
+
+    def _any(self, here: bool) -> bool:
+        """Whether something is so on any rank. A collective; the host waits."""
+        flag = torch.tensor(float(here), device=self.device)
+        self.all_reduce(flag, kind="control", maximum=True)
+        return bool(flag)
 
     def _kind(self, kind: str, axis: int | None) -> str:
         outer = axis is not None and axis != self.mesh.innermost

@@ -59,6 +59,11 @@ class Stream:
         if event is not None:
             self._target.wait_event(event)
 
+    def synchronize(self) -> None:
+        """Let the host wait for all that was issued."""
+        if self._cuda:
+            self._target.synchronize()
+
     def __enter__(self) -> Stream:
         if self._stream is not None:
             here, outside = torch.cuda.current_stream(self._index), getattr(self._outside, "stream", None)

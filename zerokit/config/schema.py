@@ -36,13 +36,19 @@ class ZeroConfig:
     states: Literal["group", "all"] = "group"
     """With groups: each of them has all optimizer states and master weights (as MiCS and HSDP), or these are divided
     among all processes (as hpZ), for less memory and a gather of weights between groups in every step."""
+    offload: Literal["none", "states"] = "none"
+    """What lies in the host's memory, page-locked: `states` of the optimizer and what completes weights to the
+    master's. They pass through the GPU piece by piece, behind the next forward pass, and the weights are the same, bit
+    for bit."""
+    offload_keep_gib: float = 0.0
+    """GiB of them that stay on the GPU of each process, those that the forward pass needs first."""
     guard: Literal["auto", "always"] = "auto"
     """How backward is followed (stage 3). `always` sees every use of a weight, and weights that are not there read NaN;
     `auto` does so on a CPU, and on a GPU until two steps have not needed it: from then on a use that could not be
     followed is an error."""
 
     def __post_init__(self) -> None:
-        _at_least(0, prefetch=self.prefetch, min_unit=self.min_unit)
+        _at_least(0, prefetch=self.prefetch, min_unit=self.min_unit, offload_keep_gib=self.offload_keep_gib)
         if self.shard_size != "all" and self.stage == 0:
             raise ValueError("shard_size: zero=stage0 divides nothing; choose zero=stage1, stage2 or stage3.")
         if isinstance(self.shard_size, int):

@@ -43,9 +43,12 @@ class Lane:
         self.clock, self.name, self.now = clock, name, 0.0
         self._before: list[Lane] = []
 
-    def record(self) -> float:
+    def record(self, _event: float | None = None) -> float:
         """The moment at which all work issued so far is done."""
         return self.now
+
+    def synchronize(self) -> None:
+        """The host has no clock here."""
 
     def wait(self, event: float | None) -> None:
         """Later work starts after `event`."""

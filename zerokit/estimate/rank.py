@@ -8,6 +8,7 @@ from torch import Tensor
 from zerokit.comm import Communicator
 from zerokit.comm.mesh import make_mesh
 from zerokit.comm.peer import PeerMemory
+from zerokit.comm.pinned import Host, HostMemory
 from zerokit.config.errors import ConfigError
 from zerokit.estimate.clock import Clock, Lane
 from zerokit.estimate.ledger import Ledger
@@ -25,6 +26,8 @@ class DryCommunicator(Communicator):
         self.compute = clock.compute
         self.gathers, self.reductions, self.updates = (Lane(clock, n) for n in ("gathers", "reductions", "updates"))
         self._outer = Lane(clock, "outer") if shard_size else None
+        self.fetches, self.returns = Lane(clock, "fetches"), Lane(clock, "returns")
+        self.host = DryHost(ledger)
         self.memories: list[DryPeer] = []
         self._hardware, self._clock, self._ledger = hardware, clock, ledger
 
@@ -74,6 +77,19 @@ class DryCommunicator(Communicator):
         """The row of every rank is that of rank 0."""
         return [[float(number) for number in row]] * self.world
 
+    def fetch(self, target: Tensor, source: Tensor) -> None:
+        """Takes the time of a copy from the host."""
+        self.traffic["fetch"] += source.nbytes
+        self._link(source.nbytes)
+
+    def give_back(self, target: Tensor, source: Tensor) -> None:
+        """Takes the time of a copy to the host."""
+        self.traffic["give_back"] += source.nbytes
+        self._link(source.nbytes)
+
+    def _link(self, count: int) -> None:
+        self._clock.transfer(self._hardware.host.seconds(count), count / self._hardware.bandwidth)
+
     def _in_host(self, axis: int | None) -> bool:
         """Whether the ranks along an axis, or all of them, are on one host."""
         reach = self.world if axis is None else self.mesh.stride(axis) * self.mesh.sizes[axis]
@@ -97,6 +113,23 @@ def group_size(asked: int | str, world: int, per_host: int) -> int | None:
     if world % size:
         raise ConfigError(f"zero.shard_size={asked}: {world} ranks cannot be divided into groups of {size}.")
     return size
+
+
+class DryHost(Host):
+    """Memory of the host, of which there is as much as one asks for; the device does not have it."""
+
+    def __init__(self, ledger: Ledger):
+        super().__init__(META)
+        self._ledger = ledger
+
+    def reserve(self, size: int, what: str) -> None:
+        """There is room."""
+
+    def memory(self, size: int) -> HostMemory:
+        """Bytes (size,) that the ledger does not count."""
+        made = HostMemory(size, META)
+        self._ledger.hide(made.bytes)
+        return made
 
 
 class DryPeer(PeerMemory):

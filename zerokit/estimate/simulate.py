@@ -53,6 +53,11 @@ class DryEngine(Engine):
         """Let the steps that follow be those with compressed communication."""
         self._steps_done = self._exact_steps
 
+    @property
+    def staged(self) -> list[Tensor]:
+        """Memory through which passes what lies on the host."""
+        return self._update.staging.buffers
+
     def fuse_update(self, tracker: Tracker) -> None:
         """Let the update take the time of its reads and writes, and no memory."""
 
@@ -153,6 +158,7 @@ class Simulator:
         ledger.label([storage.extra], "master")
         ledger.label(storage.gradients, "gradients")
         ledger.label([*storage.states.arenas.values(), *storage.states.kept.values()], "optimizer")
+        ledger.label(engine.staged, "optimizer")
         ledger.label([slot.buffer for slot in storage.weight_slots], "gather buffers")
         wires = [slot.buffer for slots in storage.wires.values() for slot in slots]
         ledger.label([*wires, *(memory.local for memory in comm.memories)], "reduce buffers")

@@ -139,6 +139,8 @@ class Block(nn.Module):
     `rotation`: the rotary table, or None. `mask` (B, 1, T, T): which places each one sees; None: all up to itself.
     """
 
+    casts_inputs = False  # the rotary table is used in fp32: bf16 tells places apart up to some hundred only
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.attention_norm = make_norm(shape)

@@ -24,6 +24,7 @@ class State:
     along: None for states that are divided with the elements; else the state is small and whole on every rank.
     placement: None for that of the elements that a rank updates. A state that belongs to the exchange of `compressed`
         optimizers has its own: "partial" (every rank has a whole one of its own) or "shard" (each element on one rank).
+    travels: the ranks exchange it in every step, so it stays on the device wherever the others are.
     """
 
     name: str
@@ -32,6 +33,7 @@ class State:
     initial: float | Literal["parameter"] = 0.0
     along: Along | None = None
     placement: Literal["partial", "shard"] | None = None
+    travels: bool = False
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,10 @@ class OneBitAdam(AdamW):
     """
 
     states = (
-        *AdamW.states,
-        State("worker_error", placement="partial"),
-        State("server_error", placement="shard"),
+        State("exp_avg", travels=True),
+        State("exp_avg_sq"),
+        State("worker_error", placement="partial", travels=True),
+        State("server_error", placement="shard", travels=True),
     )
     kept = {"square_steps": 0.0}
 

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import mmap
-import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zerokit.comm import Communicator, Stream
+from zerokit.comm.pinned import HostMemory
 from zerokit.comm.stream import use_device
 from zerokit.state.piece import Piece
 from zerokit.state.rankfile import RankFile, view_bytes
 
 WRITE_BYTES = 1 << 24
-
-
-def _host_memory(size: int) -> Tensor:
-    """Bytes (size,) in pages of 2 MiB, where the system has them: those of 4 KiB are slow to make and to lock."""
-    if size and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them; too little memory, which torch tells in its own words
-            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            memory.madvise(mmap.MADV_HUGEPAGE)
-            return torch.frombuffer(memory, dtype=torch.uint8)
-    return torch.empty(size, dtype=torch.uint8)
-
-
-def _unlock(memory: Tensor) -> None:
-    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
 class HostCopy:
@@ -44,18 +28,11 @@ class HostCopy:
 
     def __init__(self, file: RankFile, device: torch.device):
         self.file, self._device = file, device
-        self._memory = _host_memory(file.data_bytes)
+        self._pages = HostMemory(file.data_bytes, device)
+        self._memory = self._pages.bytes
         self._stream = Stream(device)
         self._done: Any = None
         self._held: list[Tensor] = []
-        self._lock: Any = None
-        if device.type == "cuda" and file.data_bytes:
-            # Exactly as long as needed: torch's own pinned memory is rounded up to a power of two.
-            error = torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), file.data_bytes, 0)
-            torch.cuda.check_error(int(error))
-            # Given back while it is locked, it would stay with the driver, and its addresses could not be locked again.
-            self._lock = weakref.finalize(self, _unlock, self._memory)
-            self._lock.atexit = False
 
     @property
     def nbytes(self) -> int:
@@ -65,7 +42,7 @@ class HostCopy:
     def take(self, comm: Communicator) -> None:
         """Start the copy. The tensors hold what later calls on the compute stream see; see the note above."""
         self._held = []
-        comm.compute.wait(comm.updates.record())
+        comm.updated()
         early = {i: self._clone(piece) for i, piece in enumerate(self.file.pieces) if piece.early}
         known = comm.compute.record()
         with self._stream as stream:
@@ -100,6 +77,5 @@ class HostCopy:
 
     def close(self) -> None:
         """Unlock the memory, which goes with this object."""
-        if self._lock is not None:
-            self.wait()
-            self._lock()
+        self.wait()
+        self._pages.close()

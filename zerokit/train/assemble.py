@@ -178,6 +178,8 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         prefetch=cfg.zero.prefetch,
         peers=cfg.zero.transport != "collective",
         states=cfg.zero.states,
+        offload=cfg.zero.offload,
+        offload_keep_gib=cfg.zero.offload_keep_gib,
         guard=True if cfg.zero.guard == "always" else None,
         skip_unused=cfg.train.unused_parameters == "skip",
         seed=cfg.train.seed,

@@ -86,8 +86,14 @@ class Saver(Callback):
         problem = self._exchange.first(self._probe(size) if self._exchange.rank == 0 else None)
         if problem is not None:
             self._failed(StateError(f"States cannot be saved: {problem}"))
-        if self.options.asynchronous:
+        if self._beside:
             self._copy = HostCopy(self._file(), self.trainer.engine.device)
+
+    @property
+    def _beside(self) -> bool:
+        """Whether states are written beside the training, from a copy: not of what lies on the host already, where
+        there may be no room for a second one."""
+        return self.options.asynchronous and not self.trainer.engine.storage.on_host
 
     def _probe(self, size: int) -> str | None:
         try:
@@ -279,9 +285,9 @@ class Saver(Callback):
             facts["best"] = self.best
         if states := {name: state for name, each in self.callbacks.items() if (state := each.state())}:
             facts["callbacks"] = states
-        if not self.options.asynchronous:
+        if not self._beside:
             file = self._file()
-            self.trainer.comm.compute.wait(self.trainer.comm.updates.record())
+            self._engine.follow_updates()
             self._write(path, step, file, file.stream, facts)
             self._look()
             return

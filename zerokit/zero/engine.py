@@ -37,7 +37,7 @@ from zerokit.zero.unit import Unit
 from zerokit.zero.update.compress import exact_steps
 from zerokit.zero.update.grad_norm import GradientNorm, clip_coefficient
 from zerokit.zero.update.kernel import Rule, Update
-from zerokit.zero.update.master import MASTERS
+from zerokit.zero.update.master import MASTERS, Across
 from zerokit.zero.update.unused import Unused
 from zerokit.zero.wire import make_wire
 
@@ -72,6 +72,8 @@ class Engine:
         prefetch: int = 1,
         peers: bool = False,
         states: Literal["group", "all"] = "group",
+        offload: Literal["none", "states"] = "none",
+        offload_keep_gib: float = 0.0,
         guard: bool | None = None,
         skip_unused: bool = True,
         compile_update: bool | None = None,
@@ -84,6 +86,7 @@ class Engine:
         hyperparameters, or a function of the model that says so. seed: of first weights on the meta device; None takes
         rank 0's. peers: transport by peer memory where possible.
         states: if `comm` has groups of ranks, whether each of them has all optimizer states or all ranks divide them.
+        offload: `states`, and what completes weights to the master's, lie on the host, but for `offload_keep_gib`.
         guard: weights that are not there read NaN, and what autograd saves is watched for good (by default on a CPU;
         `zerokit.zero.model.hooks`, [Note: entering backward]).
         skip_unused: leave parameters alone that no rank used in a step, as PyTorch does, else take zeros as gradients.
@@ -98,21 +101,15 @@ class Engine:
         self.device = self.comm.device
         self.numerics = numerics or Numerics()
         self.declared = STAGES[stage] if isinstance(stage, int) else stage
-        self.stage = self.declared.on(self.comm.mesh, states)
+        self.stage = self.declared.on(self.comm.mesh, states, offload)
         self.module, self.optimizer, self._accumulation, self.clip_norm = model, optimizer, accumulation, clip_norm
         self.max_skips, self.save_frozen = max_skips, save_frozen
         on_gpu = self.device.type == "cuda"
-        self._plan = Plan(
-            groups or ParameterGroups(),
-            units,
-            min_unit,
-            prefetch,
-            peers,
-            not on_gpu if guard is None else guard,
-            skip_unused,
-            on_gpu if compile_update is None else compile_update,
-            on_gpu if transient_gradients is None else transient_gradients,
-        )
+        compile_update = on_gpu if compile_update is None else compile_update
+        transient_gradients = on_gpu if transient_gradients is None else transient_gradients
+        self._plan = Plan(groups or ParameterGroups(), units, min_unit, prefetch, peers,
+                          not on_gpu if guard is None else guard, skip_unused, compile_update, transient_gradients,
+                          int(offload_keep_gib * 2**30))  # fmt: skip
         self.seed, self.parked, self._states_over = seed, Parked(), states
         owner = attached_to(model)
         if owner is not None:
@@ -147,8 +144,11 @@ class Engine:
             tables=[unit for unit in self.units if is_table(unit)],
             transient=plan.transient_gradients,
             loud=plan.guard,
+            host=comm.host,
+            keep=plan.keep,
         )
-        Materializer(self.storage, master, comm).run(model, seed, known)
+        anywhere = Across(master)
+        Materializer(self.storage, anywhere, comm).run(model, seed, known)
         self.gatherer = Gatherer(self.units, self.stage, comm, plan.prefetch)
         self.gradient_norm = GradientNorm(self.storage, comm)
         wire = make_wire(self.storage, comm, plan.peers, max(2, plan.prefetch + 1))
@@ -160,19 +160,10 @@ class Engine:
         self.micro_batch = MicroBatches(self.gatherer, self.reducer, comm, self.numerics, self.accumulation, aim)
         self._hooks = Hooks(self.gatherer, self.reducer, self.micro_batch, self.numerics.compute, watch=plan.guard)
         self.micro_batch.on_end = weakly(self._hooks.end_pass)
-        self._attachment = Attachment(
-            model,
-            self.units,
-            self.storage,
-            comm,
-            self.gatherer,
-            self._hooks,
-            self.micro_batch.has_gradients,
-            self._load_some,
-            self.detach,
-        )
+        self._attachment = Attachment(model, self.units, self.storage, comm, self.gatherer, self._hooks,
+                                      self.micro_batch.has_gradients, self._load_some, self.detach)  # fmt: skip
         self._update = Update(self.storage, ruled, master, comm, plan.compile_update, self.unused)
-        self.reader = WeightReader(self.storage, comm, self.gatherer, master)
+        self.reader = WeightReader(self.storage, comm, self.gatherer, anywhere)
         self._evaluation = EvaluationWeights(self)
         self.state = EngineState(self)
         for unit in self.storage.trainable:  # all views of it are made
@@ -405,6 +396,7 @@ class Engine:
         recording a CUDA graph)."""
         self.gatherer.forget_events()
         self.reducer.forget_events()
+        self._update.staging.forget_events()
         for unit in self.storage.trainable:
             unit.drop_gradient()
 
@@ -491,7 +483,8 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes that this rank holds by kind, exact: parameters, gradients, optimizer, buffers."""
         memory = self.storage.memory()
-        return memory | {"buffers": memory["buffers"] + self.reducer.landing_bytes + self._update.exchange.nbytes}
+        update = self._update.exchange.nbytes + sum(buffer.nbytes for buffer in self._update.staging.buffers)
+        return memory | {"buffers": memory["buffers"] + self.reducer.landing_bytes + update}
 
     def memory_at(self, stage: Stage | int) -> dict[str, int]:
         """Bytes of parameters, gradients and optimizer states that a rank would hold at another stage."""

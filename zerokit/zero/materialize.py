@@ -53,8 +53,8 @@ class Materializer:
             return
         part, extra = unit.extra.of(unit.layout, index)
         if len(part):
-            scratch = torch.empty(len(part), dtype=weight.dtype, device=extra.device)
-            self.master.store(scratch, extra, flat[part.start : part.stop].to(extra.device, torch.float32))
+            scratch = torch.empty(len(part), dtype=weight.dtype, device=weight.device)
+            self.master.store(scratch, extra, flat[part.start : part.stop].to(weight.device, torch.float32))
 
     def run(self, model: nn.Module, seed: int | None, known: Collection[Tensor] = ()) -> None:
         """Give every parameter its first value and every buffer its storage, then make parameters views of the slots.

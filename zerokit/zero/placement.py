@@ -7,7 +7,7 @@ Models", 2020, section 5; over two axes Zhang et al., "MiCS", 2022, and Wang et 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from zerokit.comm.mesh import Mesh
@@ -39,19 +39,29 @@ _COLLECTIVES = {
 }
 
 
+class Memory(Enum):
+    """In which memory of a rank something lies."""
+
+    DEVICE = "device"  # where the model computes
+    HOST = "host"  # that of its host, page-locked
+
+
 @dataclass(frozen=True)
 class Home:
     """Where one kind of a unit's state lies.
 
     over: a placement for each axis of the mesh, outermost first. Which elements that are, says `Layout.held`: the
     innermost axis cuts the whole buffer, the next one cuts each of these shards, and so on.
+    memory: where they lie. No collective leads from one memory to another: what is on the host passes through the
+    device piece by piece (`zerokit.zero.update.staging`).
     """
 
     over: tuple[Placement, ...]
+    memory: Memory = Memory.DEVICE
 
     def on(self, mesh: Mesh) -> Home:
         """The same along axes of one rank, where there is nothing to divide or to sum."""
-        return Home(tuple(R if size == 1 else p for p, size in zip(self.over, mesh.sizes, strict=True)))
+        return replace(self, over=tuple(R if size == 1 else p for p, size in zip(self.over, mesh.sizes, strict=True)))
 
     @property
     def divided(self) -> bool:
@@ -162,9 +172,9 @@ class Stage:
     gradient: Home
     optimizer: Home
 
-    def on(self, mesh: Mesh, states: str = "group") -> Stage:
+    def on(self, mesh: Mesh, states: str = "group", offload: str = "none") -> Stage:
         """This stage on the ranks of a mesh. Its own row holds along the innermost axis, among groups of ranks; across
-        them `STATES[states]`.
+        them `STATES[states]`. Kinds of `OFFLOADS[offload]` lie on the host.
 
         Raises:
             ValueError: nothing is divided in a group, but among all.
@@ -174,7 +184,8 @@ class Stage:
         rows = (*[STATES[states]] * (len(mesh.sizes) - 1), self)
 
         def home(kind: str) -> Home:
-            return Home(tuple(p for row in rows for p in getattr(row, kind).over)).on(mesh)
+            memory = Memory.HOST if kind in OFFLOADS[offload] else Memory.DEVICE
+            return Home(tuple(p for row in rows for p in getattr(row, kind).over), memory).on(mesh)
 
         return Stage(home("parameter"), home("gradient"), home("optimizer"))
 
@@ -195,3 +206,7 @@ STATES = {
     "all": _row(parameter=R, gradient=P, optimizer=S),
 }
 """Across groups of ranks: each has all optimizer states (MiCS, HSDP), or they are divided among all ranks (hpZ)."""
+
+OFFLOADS: dict[str, tuple[str, ...]] = {"none": (), "states": ("optimizer",)}
+"""Which kinds of state lie on the host: of `optimizer`, what an update reads and writes beside weights and gradients,
+that is the optimizer's states and what completes weights to the master's (Ren et al., "ZeRO-Offload", 2021)."""

@@ -12,7 +12,8 @@ from zerokit.zero.numerics import ParameterGroups
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model is divided; see `Engine`. groups: of parameters, or what makes them for a model."""
+    """How a model is divided; see `Engine`. groups: of parameters, or what makes them for a model.
+    keep: bytes on the device of what has its home on the host."""
 
     groups: ParameterGroups | Callable[[nn.Module], ParameterGroups]
     units: Sequence[str]
@@ -23,3 +24,4 @@ class Plan:
     skip_unused: bool
     compile_update: bool
     transient_gradients: bool
+    keep: int

@@ -14,12 +14,15 @@ from torch import Tensor
 
 from zerokit.comm.mesh import Mesh
 from zerokit.comm.peer import PeerMemory
+from zerokit.comm.pinned import Host, HostMemory
 from zerokit.zero.buffer import Buffer
 from zerokit.zero.layout import Span
 from zerokit.zero.model.views import Views
-from zerokit.zero.placement import Home, Stage, own_terms, path
+from zerokit.zero.placement import Home, Memory, Stage, own_terms, path
 from zerokit.zero.unit import Slot, Unit
 from zerokit.zero.update.states import States
+
+META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Storage:
     tables: embeddings, which need no slot where ranks read each other's shards.
     transient: whether gradients give their memory back after the update.
     loud: whether weights that are not there read NaN.
+    host: where a home in the host's memory is. keep: bytes of such a home that stay on the device all the same, of the
+    units that are used first, so that the forward pass need not wait for theirs.
+
+    Raises:
+        ConfigError: the host has too little memory.
     """
 
     def __init__(
@@ -97,6 +105,8 @@ class Storage:
         tables: Sequence[Unit] = (),
         transient: bool = False,
         loud: bool = False,
+        host: Host | None = None,
+        keep: int = 0,
     ):
         self.units, self.stage, self.dtypes, self.mesh, self.device = units, stage, dtypes, mesh, device
         self.trainable = [unit for unit in units if unit.trainable]
@@ -105,22 +115,52 @@ class Storage:
         self.weights = self._arena(units, stage.parameter, dtypes.weight) if self.peers is None else self.peers.local
         for unit in tables:
             unit.in_place = self.peers is not None and stage.parameter.divided
-        self.extra = None if dtypes.extra is None else self._arena(self.trainable, stage.optimizer, dtypes.extra)
+        self._send_away(rules, keep)
+        here, away = ([unit for unit in self.trainable if unit.away is there] for there in (False, True))
+        self.extra = None if dtypes.extra is None else self._arena(here, stage.optimizer, dtypes.extra)
         self.states = States(self.trainable, stage, rules, mesh, device)
+        self.on_host: list[HostMemory] = []
+        self.extra_on_host = self._take_host_memory(away, host or Host(device))
         for unit, buffer in zip(units, self._cut(self.weights, units, stage.parameter), strict=True):
             unit.weight = buffer
         for unit in self.trainable:
             values = torch.zeros(extent(unit, stage.gradient, mesh), dtype=dtypes.gradient, device=device)
             unit.set_gradient(Buffer(values, unit.layout.held(stage.gradient, mesh)), transient)
-        if self.extra is not None:
-            buffers = self._cut(self.extra, self.trainable, stage.optimizer)
-            for unit, buffer in zip(self.trainable, buffers, strict=True):
-                unit.extra = buffer
+        for arena, members in ((self.extra, here), (self.extra_on_host, away)):
+            if arena is not None:
+                for unit, buffer in zip(members, self._cut(arena, members, stage.optimizer), strict=True):
+                    unit.extra = buffer
         self.weight_slots = self._assign_weight_slots(slots)
         for unit in units:
             unit.model_views = Views(unit.name, unit.parameters, not stage.parameter.divided, loud)
         self._ways = slots
         self.wires: dict[str, list[Slot]] = {}
+
+    def _send_away(self, rules: Sequence, keep: int) -> None:
+        """Decide which units' states lie on the host, where that is their home."""
+        for unit in self.trainable:
+            size = 0
+            if self.stage.optimizer.memory is Memory.HOST:
+                states = States([unit], self.stage, rules, self.mesh, META)
+                extra = 0 if self.dtypes.extra is None else self.dtypes.extra.itemsize
+                size = extent(unit, self.stage.optimizer, self.mesh) * extra + states.nbytes
+            keep -= size
+            unit.away = size > 0 and keep < 0
+
+    def _take_host_memory(self, away: Sequence[Unit], host: Host) -> Tensor | None:
+        """Have the arenas on the host, each in one piece; that of what completes weights."""
+        if not away:
+            return None
+        dtype = self.dtypes.extra
+        size = 0 if dtype is None else sum(extent(u, self.stage.optimizer, self.mesh) for u in away) * dtype.itemsize
+        host.reserve(size + sum(self.states.host_sizes.values()), "zero.offload=states")
+
+        def memory(size: int) -> Tensor:
+            self.on_host.append(host.memory(size))
+            return self.on_host[-1].bytes
+
+        self.states.take(memory)
+        return None if dtype is None else memory(size).view(dtype)
 
     def allocate_wires(self) -> None:
         """Make the buffers in which gradients travel, where they do not travel from where they are stored."""
@@ -135,7 +175,7 @@ class Storage:
 
     def _cut(self, arena: Tensor, units: list[Unit], home: Home) -> list[Buffer]:
         spans = [unit.layout.held(home, self.mesh) for unit in units]
-        parts = arena.split([len(span) for span in spans]) if units else ()
+        parts = arena.split([len(span) for span in spans]) if spans else ()
         return [Buffer(part, span) for part, span in zip(parts, spans, strict=True)]
 
     @property
@@ -167,14 +207,15 @@ class Storage:
 
     def memory(self) -> dict[str, int]:
         """Bytes by kind: `parameters` (compute and master weights), `gradients`, `optimizer` (its states), `buffers`
-        (slots of gathered weights and of gradients on their way). Exact at the end of a step's backward passes, when
-        all gradients are there."""
+        (slots of gathered weights and of gradients on their way); `host`: what lies there of the first and the third.
+        Exact at the end of a step's backward passes, when all gradients are there."""
         slots = [*self.weight_slots, *(slot for ring in self.wires.values() for slot in ring)]
         return {
             "parameters": nbytes([self.weights, self.extra]),
             "gradients": nbytes(self.gradients),
             "optimizer": self.states.nbytes,
             "buffers": sum(slot.buffer.untyped_storage().nbytes() for slot in slots),
+            "host": sum(memory.nbytes for memory in self.on_host),
         }
 
 

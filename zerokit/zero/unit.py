@@ -77,6 +77,7 @@ class Unit:
     rows: list | None = None  # where gradients travel by rows: tokens (n,), gradients (n, dim) of this backward pass
     spent: bool = False  # its gradient is used up by an update, which may still run
     transient: bool = False  # its gradient gives its memory back once it is spent
+    away: bool = False  # what only its update needs lies on the host: states, and what completes weights
     gaps: list[Tensor] = field(default_factory=list)  # the padding in `gradient`
 
     def __post_init__(self) -> None:

@@ -9,6 +9,9 @@ from torch._dynamo.utils import counters
 
 import zerokit
 from tests.ranks import run_ranks
+from zerokit.config.data_info import DataInfo
+from zerokit.model._families import build_llama
+from zerokit.model.llama import LlamaOptions
 
 MODULES = {
     "linear": lambda: nn.Linear(16, 16),
@@ -78,3 +81,26 @@ def test_a_compiled_block_is_one_graph(kind, buffer):
             assert losses == pytest.approx(eager, rel=1e-2)
             assert breaks == {}
             assert 1 <= graphs <= 3  # the first block's input needs no gradient; statistics may be traced once more
+
+
+def seen_by_blocks() -> set[torch.dtype]:
+    """Formats of the rotary tables that a decoder's blocks get in bf16."""
+    config = {
+        "zero": {"stage": 3, "min_unit": 1},
+        "precision": {"name": "bf16"},
+        "optimizer": {"name": "adamw"},
+        "launch": {"device": "cpu"},
+    }
+    info = DataInfo("tokens", 8, 64, None, None, "", "test", None)
+    model = build_llama(LlamaOptions(dim=32, layers=2, heads=2, kv_heads=2, hidden=64), info)
+    engine = zerokit.initialize(model, config)
+    found = set()
+    for block in engine.blocks:
+        block.register_forward_pre_hook(lambda _, args: found.add(args[1].dtype))
+    tokens = torch.zeros(1, 8, dtype=torch.int64)
+    engine(tokens, targets=tokens)
+    return found
+
+
+def test_decoders_keep_the_rotary_table_in_fp32():
+    assert run_ranks(seen_by_blocks, 2) == [{torch.float32}] * 2

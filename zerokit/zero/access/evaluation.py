@@ -43,19 +43,26 @@ class EvaluationWeights:
         engine, kept = self._engine, []
         engine.reader.begin()
         master = engine._update.master
+        staging, compute = engine._update.staging, engine.comm.compute
+        staging.begin()
         for part, evaluate in self._parts:
-            kept.append((part.weight.clone(), None if part.extra is None else part.extra.clone()))
-            master.store(part.weight, part.extra, evaluate(master.load(part.weight, part.extra), part.state))
+            with staging.here(part, compute) as here:
+                extra = None if part.extra is None else torch.empty_like(part.extra).copy_(here.extra)
+                kept.append((here.weight.clone(), extra))
+                master.store(here.weight, here.extra, evaluate(master.load(here.weight, here.extra), here.state))
         self._changed()
         return kept
 
     @torch.no_grad()
     def _restore(self, kept: list) -> None:
         self._engine.reader.begin()
+        staging = self._engine._update.staging
+        staging.begin()
         for (part, _), (weight, extra) in zip(self._parts, kept, strict=True):
-            part.weight.copy_(weight)
-            if extra is not None:
-                part.extra.copy_(extra)
+            with staging.here(part, self._engine.comm.compute) as here:
+                here.weight.copy_(weight)
+                if extra is not None:
+                    here.extra.copy_(extra)
         self._changed()
         self._engine.gatherer.finish()
 

@@ -30,7 +30,7 @@ from zerokit.zero import placement
 from zerokit.zero.access.parts import EngineParts
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import STAGES, Home
-from zerokit.zero.update.master import MASTERS
+from zerokit.zero.update.master import MASTERS, Across
 
 WEIGHT = "weight/"
 NUMPY_GENERATOR = "MT19937"
@@ -103,7 +103,7 @@ class EngineState:
 
     def __init__(self, engine: EngineParts):
         self._engine, self._comm, self._storage = weakref.proxy(engine), engine.comm, engine.storage
-        self._master = MASTERS[engine.numerics.master]
+        self._master = Across(MASTERS[engine.numerics.master])
         self._exchange: Exchange | None = None
         self._own = Own(engine.module, engine.kept, engine.device)
 
@@ -203,6 +203,13 @@ class EngineState:
             )
         self._own.refresh()
 
+    def follow_updates(self) -> None:
+        """Let what reads the state from here on see all that updates have written; the host too, where it reads what
+        lies there."""
+        self._comm.updated()
+        if self._storage.on_host:
+            self._comm.returns.synchronize()
+
     # -- saving and loading ------------------------------------------------------------------------------------------
 
     def save(self, path: Path, facts: Mapping[str, Any] | None = None, user: Any = None,
@@ -214,7 +221,7 @@ class EngineState:
         """
         check_json(user)
         self.refresh(within_step)
-        self._comm.compute.wait(self._comm.updates.record())
+        self.follow_updates()
         file = RankFile([*self.pieces(), *extra])
         save_state(path, file, file.stream, self.exchange, {**self.facts(), **(facts or {})}, user, disk)
 
@@ -247,7 +254,7 @@ class EngineState:
                 self._engine.unused.lag.zero_()  # states of before do not have it
             together(self.exchange, path, read)
             if weights_only:
-                self._engine._update.start_states()
+                self._engine._update.start_states(self._comm)
             same_rank = any(piece.name.endswith("rng/torch") for piece in own)
             self._own.apply(generators and same_rank)
         self.written()
@@ -339,7 +346,7 @@ class EngineState:
                 for name, parameter in zip(unit.names, unit.parameters, strict=True):
                     if name in weights:
                         writer.write(parameter, weights[name])
-            engine._update.start_states()
+            engine._update.start_states(self._comm)
             for name, buffer in self._own._buffers():
                 if name in weights:
                     buffer.copy_(weights[name])

@@ -49,6 +49,7 @@ class WeightReader:
         self._comm.compute.wait(self._comm.copied)
         self._gatherer.settle()
         self._gatherer.finish()
+        self._comm.updated()
         self._comm.fence()
         self._comm.gathers.wait(self._comm.compute.record())  # or its next fence could overtake this one
 

@@ -19,17 +19,17 @@ INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SHOWN = 4
 
 
-def checksum(values: Tensor) -> Tensor:
-    """A number (0-dim int64) that any change of a single element changes, and almost any other change.
+def checksum(values: Tensor, device: torch.device | None = None) -> Tensor:
+    """A number (0-dim int64 on `device`) that any change of a single element changes, and almost any other change.
 
     The sum, modulo 2^64, of the elements' bits times odd numbers that grow with their place.
     """
     flat = values.contiguous().view(-1)
     bits = flat.view(INTEGERS[flat.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    total = torch.zeros((), dtype=torch.int64, device=device or flat.device)
     for start in range(0, len(bits), CHUNK):
-        part = bits[start : start + CHUNK].to(torch.int64)
-        places = torch.arange(start, start + len(part), dtype=torch.int64, device=flat.device)
+        part = bits[start : start + CHUNK].to(total.device).to(torch.int64)
+        places = torch.arange(start, start + len(part), dtype=torch.int64, device=total.device)
         total += (part * (2 * places + 1)).sum()
     return total
 
@@ -70,8 +70,10 @@ class Replicas:
         if not self:
             return None
         self._engine.gatherer.settle()
-        table = torch.zeros(self._comm.world, len(self._tensors), dtype=torch.int64, device=self._comm.device)
-        torch.stack([checksum(tensor) for tensor in self._tensors.values()], out=table[self._comm.rank])
+        self._comm.updated()
+        device = self._comm.device
+        table = torch.zeros(self._comm.world, len(self._tensors), dtype=torch.int64, device=device)
+        torch.stack([checksum(tensor, device) for tensor in self._tensors.values()], out=table[self._comm.rank])
         self._comm.all_reduce(table, kind="verify")
         return describe(self._groups, table.tolist())
 

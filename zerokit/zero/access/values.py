@@ -18,7 +18,7 @@ from zerokit.zero.buffer import Buffer
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import Home
 from zerokit.zero.unit import Unit
-from zerokit.zero.update.master import MASTERS
+from zerokit.zero.update.master import MASTERS, Across
 from zerokit.zero.update.states import State, StateSlice, length_along
 
 
@@ -28,7 +28,7 @@ class ParameterValues:
     def __init__(self, engine: EngineParts):
         self._engine, self._storage, self._comm = weakref.proxy(engine), engine.storage, engine.comm
         self._place = {name: (unit, index) for unit in engine.units for index, name in enumerate(unit.names)}
-        self._writer = Materializer(engine.storage, MASTERS[engine.numerics.master], engine.comm)
+        self._writer = Materializer(engine.storage, Across(MASTERS[engine.numerics.master]), engine.comm)
         self._slices: dict[tuple[str, str], StateSlice] | None = None
 
     def _find(self, name: str) -> tuple[Unit, int]:
@@ -192,7 +192,7 @@ class ParameterValues:
         """A whole optimizer state of a parameter: in its shape if there is one value per element, else flat; fp32. Of
         one that every rank has its own of, the sum."""
         state, size, shape, part = self._state(name, key)
-        self._comm.compute.wait(self._comm.updates.record())
+        self._comm.updated()
         full, home = torch.zeros(size, dtype=torch.float32, device=self._comm.device), self._storage.states.home(key)
         alone = not (home.divided or home.apart)
         if part is not None and (alone or home.is_first(self._comm.mesh)):
@@ -206,7 +206,7 @@ class ParameterValues:
         """Give an optimizer state of a parameter other values, in the shape that `state` returns."""
         state, size, shape, part = self._state(name, key)
         value = self._checked(name, value, shape if size == shape.numel() else (size,)).reshape(-1)
-        self._comm.compute.wait(self._comm.updates.record())
+        self._comm.updated()
         self._comm.compute.wait(self._comm.copied)
         if part is not None:
             part.values.copy_(value[part.start : part.start + len(part.values)])

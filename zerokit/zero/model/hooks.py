@@ -59,6 +59,14 @@ def tensors_in(value: Any, found: list[Tensor]) -> bool:
     return all([tensors_in(leaf, found) for leaf in leaves])
 
 
+def _tensors_given(args: tuple, kwargs: dict) -> list[Tensor]:
+    """The tensors among the arguments of a call."""
+    found: list[Tensor] = []
+    for value in (*args, *kwargs.values()):
+        tensors_in(value, found)
+    return found
+
+
 def nodes_of(tensors: Sequence[Tensor]) -> list[Node]:
     """The nodes that made tensors, and the bases of those that are views."""
     nodes = []
@@ -264,19 +272,19 @@ class ModuleHooks:
         self._runs.append(run)
         if self.root and not backward:
             gatherer.begin()
-        if self.casts:
-            args, kwargs = cast((args, kwargs), self.hooks.compute)
+        given, changed = _tensors_given(args, kwargs), None
+        if self.casts and any(t.is_floating_point() and t.dtype != self.hooks.compute for t in given):
+            changed = args, kwargs = cast((args, kwargs), self.hooks.compute)
+            given = _tensors_given(args, kwargs)
         for unit in self.units:
             gatherer.activate(unit, backward=backward)
         if torch.is_grad_enabled():
-            self._begin(run, args, kwargs)
+            self._begin(run, given)
         for attributes, _, plain in self.unwatched:
             attributes["_parameters"] = plain
-        return (args, kwargs) if self.casts else None
+        return changed
 
-    def _begin(self, run: _Run, args: tuple, kwargs: dict) -> None:
-        given: list[Tensor] = []
-        tensors_in((args, kwargs), given)
+    def _begin(self, run: _Run, given: Sequence[Tensor]) -> None:
         for tensor in given if self.units else ():
             if tensor.requires_grad and not tensor.is_leaf:
                 tensor.register_hook(self.after_backward)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,9 @@ from zerokit.comm import Communicator
 from zerokit.zero.layout import ALIGNMENT, Span, round_up
 from zerokit.zero.storage import Storage, update_spans
 from zerokit.zero.unit import Unit
+from zerokit.zero.update import staging
 from zerokit.zero.update.compress import MomentumExchange
+from zerokit.zero.update.part import Part, make_part
 from zerokit.zero.update.phases import Matrices, Piece, Sums, pieces_of
 from zerokit.zero.update.states import State, matrix_shape, of_elements
 from zerokit.zero.update.unused import Unused
@@ -75,31 +77,11 @@ class Group:
     rule: Rule | None = None
 
 
-@dataclass
-class Part:
-    """Elements that one kernel updates: views of the arenas. known: results of phases, for this part. number: of the
-    parameter (`zerokit.zero.update.unused`), where they are all of one."""
-
-    weight: Tensor
-    extra: Tensor | None
-    gradient: Tensor
-    state: tuple[Tensor, ...]
-    group: int
-    known: dict[str, Tensor] = field(default_factory=dict)
-    number: int | None = None
-
-
-def make_part(storage: Storage, unit: Unit, span: Span, shape: tuple[int, ...] = (-1,)) -> Part:
-    """The views of some elements of a unit, of one hyperparameter group."""
-
-    states = storage.states.views(unit, span)
-    return Part(
-        unit.weight.at(span).view(shape),
-        None if unit.extra is None else unit.extra.at(span).view(shape),
-        unit.gradient.at(span).view(shape),
-        states if len(shape) == 1 else tuple(state.view(shape) for state in states),
-        span.group,
-    )
+def _limit(storage: Storage, unit: Unit) -> int | None:
+    """Elements of the unit that are updated at a time; None: all."""
+    if storage.device.type == "cpu":
+        return CHUNK
+    return staging.ELEMENTS if unit.away else None
 
 
 def _number(value: int, storage: Storage) -> Tensor:
@@ -183,7 +165,8 @@ class Update:
                     pieces[span.group] += self._pieces(storage, unit, span)
                 else:
                     self._parts[unit] += self._cut(storage, unit, span)
-        self.start_states()
+        self.staging = staging.Staging(comm, (part for part, _ in self.parts()))
+        self.start_states(comm)
         self._phases = [self._make_phases(storage, comm, group, pieces[group]) for group in range(len(self.groups))]
         self._scalars_of = scalars = _Scalars(self.groups, self.lr_factors, storage)
         traceable = compiled and all(rule.compiles for rule in rules)
@@ -198,12 +181,16 @@ class Update:
     def selects(self, value: bool) -> None:
         self._mode.selects = value
 
-    def start_states(self) -> None:
+    def start_states(self, comm: Communicator) -> None:
         """Copy the weights into states that start as them."""
+        self.staging.begin()
         for part, rule in self.parts():
-            for state, values in zip(of_elements(rule.states), part.state, strict=True):
-                if state.initial == "parameter":
-                    values.copy_(self.master.load(part.weight, part.extra))
+            places = [i for i, state in enumerate(of_elements(rule.states)) if state.initial == "parameter"]
+            if places:
+                with self.staging.here(part, comm.compute) as here:
+                    for place in places:
+                        here.state[place].copy_(self.master.load(here.weight, here.extra))
+        comm.updated()
 
     def _per_group(self, make: Callable[[Rule], Callable]) -> list[Callable]:
         kernels = {rule: self._compile(make(rule), rule) for rule in dict.fromkeys(g.rule for g in self.groups)}
@@ -223,16 +210,15 @@ class Update:
 
     @staticmethod
     def _cut(storage: Storage, unit: Unit, span: Span) -> Iterator[Part]:
-        step = CHUNK if storage.device.type == "cpu" else len(span)
+        step = _limit(storage, unit) or len(span)
         for begin in range(span.start, span.stop, step):
             yield make_part(storage, unit, span.clip(begin, begin + step))
 
     def _pieces(self, storage: Storage, unit: Unit, span: Span) -> list[tuple[Piece, Part]]:
         """Pieces of single parameters, for rules with phases."""
         sums = [along for phase in self.groups[span.group].rule.phases for along in phase.sums.values()]
-        limit = CHUNK if storage.device.type == "cpu" else None
         made = []
-        for piece in pieces_of(storage, unit, span, {"rows", "columns"} & set(sums) != set(), limit):
+        for piece in pieces_of(storage, unit, span, {"rows", "columns"} & set(sums) != set(), _limit(storage, unit)):
             part = make_part(storage, unit, piece.span, piece.shape)
             rows, columns = matrix_shape(unit.shapes[piece.index])
             part.known |= {"rows": _number(rows, storage), "columns": _number(columns, storage)}
@@ -279,7 +265,7 @@ class Update:
         for phase in rule.phases if storage.states.members(group) else ():
             kernel = self._compile(self._phase(rule, getattr(rule, phase.method)), rule)
             kind = Matrices if phase.whole else Sums
-            made.append(kind(storage, rule, group, phase, pieces, comm, kernel, self._unused))
+            made.append(kind(storage, rule, group, phase, pieces, comm, kernel, self._unused, self.staging))
         return made
 
     def __call__(
@@ -314,12 +300,12 @@ class Update:
             for group, phases in enumerate(self._phases):
                 for phase in phases:
                     phase.run(usual[group], special, scale, self.selects)
+            self.staging.begin()
             for unit in units:
                 for part in self._parts[unit]:
                     now = special.get(part.number, usual[part.group])
                     if self.selects or now.ok is ok or now.ok:
-                        kernels[part.group](part.weight, part.extra, part.gradient, part.state, now.scalars,
-                                            part.known, scale, now.ok)  # fmt: skip
+                        self.staging.run(kernels[part.group], stream, part, now.scalars, scale, now.ok)
                 unit.updated, unit.spent = stream.record(), True
             for phase in (phase for phases in self._phases for phase in phases):
                 phase.release()

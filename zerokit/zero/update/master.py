@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -60,6 +62,27 @@ class Split:
         high = (bits + 0x8000) >> 16
         extra.copy_(bits - (high << 16))
         weight.view(torch.int16).copy_(high)
+
+
+class Across:
+    """A way to store master weights whose `extra` may lie on the host: it passes through the device of the weights."""
+
+    def __init__(self, master: Any):
+        self._master, self.extra = master, master.extra
+
+    def load(self, weight: Tensor, extra: Tensor | None) -> Tensor:
+        """The fp32 values, where the weights are."""
+        return self._master.load(weight, None if extra is None else extra.to(weight.device, non_blocking=True))
+
+    def store(self, weight: Tensor, extra: Tensor | None, value: Tensor) -> None:
+        """Write the fp32 `value` (n,) as compute weights and whatever completes them. The host waits for what it is to
+        hold."""
+        if extra is None or extra.device == weight.device:
+            self._master.store(weight, extra, value)
+            return
+        here = torch.empty_like(extra, device=weight.device)
+        self._master.store(weight, here, value)
+        extra.copy_(here)
 
 
 MASTERS = {"same": Same, "separate": Separate, "split": Split}

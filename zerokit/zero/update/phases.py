@@ -21,6 +21,7 @@ from zerokit.zero.layout import Span
 from zerokit.zero.placement import evenly
 from zerokit.zero.storage import Storage
 from zerokit.zero.unit import Unit
+from zerokit.zero.update.staging import Staging
 from zerokit.zero.update.states import length_along, matrix_shape
 from zerokit.zero.update.unused import Unused
 
@@ -96,8 +97,8 @@ class Sums:
     """A phase whose results are added up over each parameter and all ranks: one all-reduce."""
 
     def __init__(self, storage: Storage, rule: Any, group: int, phase: Any, pieces: Sequence, comm: Communicator,
-                 kernel: Callable, unused: Unused | None):  # fmt: skip
-        self._rule, self._comm, self._kernel = rule, comm, kernel
+                 kernel: Callable, unused: Unused | None, staging: Staging):  # fmt: skip
+        self._rule, self._comm, self._kernel, self._staging = rule, comm, kernel, staging
         members = storage.states.members(group)
         sizes = {n: [length_along(a, unit.shapes[i]) for unit, i in members] for n, a in phase.sums.items()}
         self._flat = torch.zeros(sum(map(sum, sizes.values())), dtype=torch.float32, device=storage.device)
@@ -123,11 +124,12 @@ class Sums:
         kernels ask whether.
         """
         self._flat.zero_()
+        self._staging.begin()
         for part, target in self._targets:
             scalars, ok = special.get(part.number, usual)
             if not (selects or ok):
                 continue
-            results = self._kernel(part.weight, part.extra, part.gradient, part.state, scalars, part.known, scale, ok)
+            results = self._staging.run(self._kernel, self._comm.updates, part, scalars, scale, ok)
             for name, place in target.items():
                 place.add_(results[name].view(place.shape))
         self._comm.all_reduce(self._flat, kind="optimizer")
@@ -181,8 +183,9 @@ class Matrices:
     """
 
     def __init__(self, storage: Storage, rule: Any, group: int, phase: Any, pieces: Sequence, comm: Communicator,
-                 kernel: Callable, unused: Unused | None):  # fmt: skip
-        self._comm, self._kernel, self._change = comm, kernel, getattr(rule, phase.whole)
+                 kernel: Callable, unused: Unused | None, staging: Staging):  # fmt: skip
+        self._comm, self._kernel, self._staging = comm, kernel, staging
+        self._change = getattr(rule, phase.whole)
         self._dtype, self._device = getattr(torch, phase.wire), storage.device
         by_parameter: dict[tuple[Unit, int], list] = {}
         for piece, part in pieces:
@@ -195,6 +198,7 @@ class Matrices:
 
     def run(self, usual: Any, special: Mapping[int, Any], scale: Tensor, selects: bool) -> None:
         """Run the phase over this rank's pieces and give them the changed values as "whole"; see `Sums.run`."""
+        self._staging.begin()
         for wave in self._waves:
             sent = self._empty(wave.sent)
             for part, place in wave.outgoing:
@@ -203,8 +207,7 @@ class Matrices:
                     if place is not None:
                         sent[place].zero_()
                     continue
-                results = self._kernel(part.weight, part.extra, part.gradient, part.state, scalars, part.known, scale,
-                                       ok)  # fmt: skip
+                results = self._staging.run(self._kernel, self._comm.updates, part, scalars, scale, ok)
                 if place is not None:
                     sent[place].copy_(results["whole"].reshape(-1))
             arrived = self._exchange(sent, wave.sent, wave.arrived)

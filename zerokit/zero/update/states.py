@@ -6,7 +6,7 @@ hyperparameter groups only. Blocks are never cut: parameters and shards start at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,7 @@ class State(Protocol):
     initial: float | str
     along: str | None
     placement: str | None
+    travels: bool
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class States:
     """The states of `units` (all trainable), as the rules of their hyperparameter groups declare them.
 
     rules: of each group, with `states` and `kept`.
-    arenas: by name; `kept`: by name, one float64 number per group.
+    arenas: by name; `kept`: by name, one float64 number per group. on_host: arenas of units that are `away`; empty
+    until `take`.
     """
 
     def __init__(self, units: Sequence[Unit], stage: Stage, rules: Sequence, mesh: Mesh, device: torch.device):
@@ -97,10 +99,12 @@ class States:
                 assert declared.setdefault(state.name, state) == state, f"two states are called {state.name}"
         self.declared = declared
         self._starts: dict[tuple[str, Unit], dict[Span, int]] = {}
-        self.arenas = {
-            name: torch.full((self._place(state),), _first(state), dtype=getattr(torch, state.dtype), device=device)
-            for name, state in declared.items()
-        }
+        self.arenas: dict[str, Tensor] = {}
+        self.on_host: dict[str, Tensor] = {}
+        self._sizes_on_host: dict[str, int] = {}
+        for name, state in declared.items():
+            size, self._sizes_on_host[name] = self._place(state)
+            self.arenas[name] = torch.full((size,), _first(state), dtype=getattr(torch, state.dtype), device=device)
         self.kept: dict[str, Tensor] = {}
         for index, rule in enumerate(rules):
             for name, value in rule.kept.items():
@@ -108,17 +112,37 @@ class States:
                     self.kept[name] = torch.zeros(len(rules), dtype=torch.float64, device=device)
                 self.kept[name][index] = value
 
-    def _place(self, state: State) -> int:
-        """Note where each part of a state begins in its arena; the arena's length."""
+    def _place(self, state: State) -> tuple[int, int]:
+        """Note where each part of a state begins in its arena; the lengths of that on the device and that on the
+        host."""
         if state.along is not None:
-            return sum(self.length_of(state, group) for group in range(len(self.rules)))
-        cursor = 0
+            return sum(self.length_of(state, group) for group in range(len(self.rules))), 0
+        cursors = [0, 0]
         for unit in self.units:
             starts = self._starts[state.name, unit] = {}
             for part in self._parts(unit, state.name):
-                starts[part] = cursor
-                cursor += len(part) // state.per
-        return cursor
+                starts[part] = cursors[self.is_away(state, unit)]
+                cursors[self.is_away(state, unit)] += len(part) // state.per
+        return cursors[0], cursors[1]
+
+    @staticmethod
+    def is_away(state: State, unit: Unit) -> bool:
+        """Whether a state of a unit lies on the host: not what ranks exchange, nor what is small."""
+        return unit.away and state.along is None and not state.travels
+
+    @property
+    def host_sizes(self) -> dict[str, int]:
+        """Bytes on the host by state."""
+        return {n: size * getattr(torch, self.declared[n].dtype).itemsize for n, size in self._sizes_on_host.items()}
+
+    def take(self, memory: Callable[[int], Tensor]) -> None:
+        """Have the arenas on the host. memory: bytes (n,) of it, zeros."""
+        for name, size in self.host_sizes.items():
+            if size:
+                state = self.declared[name]
+                self.on_host[name] = memory(size).view(getattr(torch, state.dtype))
+                if _first(state):
+                    self.on_host[name].fill_(_first(state))
 
     def _has(self, group: int, name: str) -> bool:
         return any(state.name == name for state in self.rules[group].states)
@@ -155,13 +179,15 @@ class States:
     def _view(self, state: State, unit: Unit, span: Span) -> Tensor:
         part, place = next((p, place) for p, place in self._starts[state.name, unit].items() if span in p)
         begin, length = place + (span.start - part.start) // state.per, -(-len(span) // state.per)
-        return self.arenas[state.name][begin : begin + length]
+        arenas = self.on_host if self.is_away(state, unit) else self.arenas
+        return arenas[state.name][begin : begin + length]
 
     def of_unit(self, name: str, unit: Unit) -> Tensor:
         """All that this rank holds of a state of a unit, in the order of its buffer; all its groups have the state."""
         starts = self._starts[name, unit]
         begin, length = min(starts.values()), sum(len(part) for part in starts)
-        assert self.declared[name].per == 1 and length == len(unit.layout.held(self.home(name), self.mesh))
+        assert self.declared[name].per == 1 and not self.is_away(self.declared[name], unit)
+        assert length == len(unit.layout.held(self.home(name), self.mesh))
         return self.arenas[name][begin : begin + length]
 
     def slices(self) -> list[StateSlice]:
@@ -188,7 +214,7 @@ class States:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all states."""
+        """Bytes of all states on the device."""
         return sum(t.nbytes for t in (*self.arenas.values(), *self.kept.values()))
 
     def nbytes_at(self, stage: Stage) -> int:
