@@ -33,6 +33,8 @@ BECOMES = {
     "gradient_clipping": (0, {}, {"train.clip_norm": None}),
     "zero_optimization.stage": (3, {}, {"zero": "stage3"}),
     "zero_optimization.zero_hpz_partition_size": (4, {"zero_optimization.stage": 3}, {"zero.shard_size": 4}),
+    "zero_optimization.offload_optimizer.device": ("cpu", {}, {"zero.offload": "states"}),
+    "zero_optimization.cpu_offload": (True, {}, {"zero.offload": "states"}),
     "zero_optimization.mics_shard_size": (2, {"zero_optimization.stage": 3}, {"zero.shard_size": 2}),
     "activation_checkpointing": ({"profile": False}, {}, {"checkpointing": "full"}),
     "activation_checkpointing.cpu_checkpointing": (True, {}, {"checkpointing": "cpu"}),
@@ -217,11 +219,30 @@ def test_auto_is_resolved_or_says_what_is_missing():
 
 
 def test_all_that_is_not_taken_over_is_told_at_once():
-    offload = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "nvme", "nvme_path": "/fast"}}
+    offload = {"offload_optimizer": {"ratio": 0.5}, "offload_param": {"device": "nvme", "nvme_path": "/fast"}}
     with pytest.raises(ConfigError) as refused:
         translate({"optimizer": {"type": "Adam"}, "zero_optimization": {"stage": 3, **offload}})
-    keys = [line.partition(" is not supported: there is no offload: ")[0] for line in str(refused.value).splitlines()]
-    assert keys == ["zero_optimization.offload_optimizer.device=cpu", "zero_optimization.offload_param.device=nvme"]
+    keys = [line.partition(" is not supported: ")[0] for line in str(refused.value).splitlines()]
+    assert keys == ["zero_optimization.offload_optimizer.ratio=0.5", "zero_optimization.offload_param.device=nvme"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "home"),
+    [
+        ({"offload_optimizer": {"device": "cpu", "pin_memory": True}}, "states"),
+        ({"cpu_offload": True}, "states"),
+        ({"offload_optimizer": {"device": "none"}}, "none"),
+    ],
+)
+def test_states_on_the_host(asked, home):
+    settings = translate({"optimizer": {"type": "Adam"}, "zero_optimization": {"stage": 2, **asked}}).settings
+    assert settings.get("zero.offload", "none") == home
+
+
+def test_states_on_disk_are_refused():
+    asked = {"stage": 2, "offload_optimizer": {"device": "nvme", "nvme_path": "/fast"}}
+    with pytest.raises(ConfigError, match=r"offload_optimizer.device.*nvme"):
+        translate({"optimizer": {"type": "Adam"}, "zero_optimization": asked})
 
 
 KINDS = [("optimizer", name, kind) for name, kind in OPTIMIZERS.items()] + [

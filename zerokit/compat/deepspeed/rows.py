@@ -84,6 +84,11 @@ def group_of(size: int) -> Any:
     return size if size > 1 else LEAVE
 
 
+def home_of(device: str) -> Any:
+    """Where optimizer states lie."""
+    return "states" if device == "cpu" else LEAVE
+
+
 def finite(steps: float | None) -> Any:
     """A number of steps, left alone where it is never reached."""
     return LEAVE if steps in (None, float("inf")) else int(steps)

@@ -19,6 +19,7 @@ from zerokit.compat.deepspeed.rows import (
     finite,
     format_of,
     group_of,
+    home_of,
     moot,
     moots,
     off,
@@ -30,7 +31,7 @@ from zerokit.compat.deepspeed.rows import (
 )
 
 PLANNED = "units follow the model's blocks (zero.units); their buffers are as large as they need to be"
-OFFLOAD = "there is no offload: divide over more processes (stage 3), checkpoint activations, or use Adam8bit"
+OFFLOAD = "weights stay on the GPU: divide them over more processes (stage 3); offload_optimizer takes the states"
 TRAFFIC = "engine.engine.comm.traffic counts the bytes of every collective"
 LIVE = "whole weights live in the slots of zero.prefetch + 1 blocks and are released after use"
 
@@ -143,17 +144,24 @@ ROWS = (
         "gradients travel exactly; communication_data_type=bf16 halves the bytes, OneBitAdam compresses more", False),
     refused("zero_optimization.zeropp_loco_param", dict | None, "gradients travel exactly"),
     refused("zero_optimization.zenflow", dict | None, "updates are never delayed"),
-    refused("zero_optimization.offload_optimizer.device", str, OFFLOAD, "none"),
-    *moots("zero_optimization.offload_optimizer", "there is no offload", "nvme_path", "buffer_count", "pin_memory",
-        "pipeline_read", "pipeline_write", "pipeline", "fast_init", "ratio", "super_offload", "cpuadam_cores_perc"),
+    Row("zero_optimization.offload_optimizer.device", Literal["none", "cpu"],
+        "states and masters in the host's memory; the GPU updates them, so every optimizer has it", "none",
+        to="zero.offload", value=home_of),
+    refused("zero_optimization.offload_optimizer.ratio", float,
+        "zero.offload_keep_gib says how much of the states stays on the GPU", 1, 1.0),
+    *moots("zero_optimization.offload_optimizer", "memory on the host is page-locked, and copies overlap updates",
+        "buffer_count", "pin_memory", "pipeline_read", "pipeline_write", "pipeline", "fast_init", "super_offload",
+        "cpuadam_cores_perc"),
+    moot("zero_optimization.offload_optimizer.nvme_path", Any, "nothing is kept on disk"),
     refused("zero_optimization.offload_param.device", str, OFFLOAD, "none"),
-    *moots("zero_optimization.offload_param", "there is no offload", "nvme_path", "buffer_count", "buffer_size",
+    *moots("zero_optimization.offload_param", "weights stay on the GPU", "nvme_path", "buffer_count", "buffer_size",
         "max_in_cpu", "pin_memory"),
-    refused("zero_optimization.cpu_offload", bool | None, "there is no offload: divide over more processes", False),
-    refused("zero_optimization.cpu_offload_param", bool | None, "there is no offload", False),
-    moot("zero_optimization.cpu_offload_use_pin_memory", bool | None, "there is no offload"),
+    Row("zero_optimization.cpu_offload", bool | None, "as offload_optimizer.device=cpu", False, to="zero.offload",
+        value=when("states")),
+    refused("zero_optimization.cpu_offload_param", bool | None, OFFLOAD, False),
+    moot("zero_optimization.cpu_offload_use_pin_memory", bool | None, "memory on the host is page-locked"),
     moot("zero_allow_untested_optimizer", bool, "an optimizer that cannot work on shards is refused by name"),
-    moot("zero_force_ds_cpu_optimizer", bool, "there is no offload"),
+    moot("zero_force_ds_cpu_optimizer", bool, "the GPU updates what lies on the host"),
     # -- activations and compiling -----------------------------------------------------------------------------------
     Row("activation_checkpointing", dict, "this section really checkpoints: every block recomputes its activations",
         to="checkpointing", value=lambda section: "none" if section is None else "full"),
@@ -173,8 +181,8 @@ ROWS = (
     moot("compile.free_activation_threshold", int, "activations are freed by autograd"),
     refused("compile.offload_activation", bool, "activation_checkpointing.cpu_checkpointing does that", False),
     moot("compile.offload_activation_pin_memory", bool, "buffers on the host are always pinned"),
-    refused("compile.offload_opt_states", bool, "there is no offload: divide over more processes", False),
-    refused("compile.offload_parameters", bool, "there is no offload: divide over more processes", False),
+    refused("compile.offload_opt_states", bool, "zero_optimization.offload_optimizer.device=cpu does that", False),
+    refused("compile.offload_parameters", bool, OFFLOAD, False),
     moot("compile.double_buffer", bool, LIVE),
     moot("compile.symmetric_memory", bool, "zero.transport=auto uses the memory of peers where it can"),
     moot("compile.debug_log", bool, "torch's TORCH_LOGS does that"),
