@@ -124,6 +124,25 @@ ROWS: dict[str, list[tuple[str, str]]] = {
         ("--write file/x", "schema --write file/x: Not a directory"),
         ("zero half", "Cannot read 'zero half'"),
     ],
+    "generate": [
+        ("", "RUN"),
+        ("nowhere", "a prompt"),
+        ("nowhere --prompt a", "nowhere"),
+        ("empty --prompt a", "empty"),
+        ("file --prompt a", "file"),
+    ],
+    "evaluate": [
+        ("", "RUN"),
+        ("nowhere", "nowhere"),
+        ("empty", "empty"),
+        ("half", "half"),
+    ],
+    "rerun": [
+        ("", "RUN"),
+        ("nowhere", "nowhere"),
+        ("empty", "empty"),
+        ("unreadable_folder", "unreadable_folder"),
+    ],
     "completion": [
         ("", "must be bash"),
         ("tcsh", "must be bash"),

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tests.huggingface.models import DECODER, TEXT_ENCODER
 from zerokit.config.data_info import DataInfo
-from zerokit.config.registry import register
 
 SAMPLES, VOCABULARY, LENGTH = 512, DECODER["vocab_size"], 12
 MODELS = {
@@ -74,7 +73,6 @@ class Rows:
         return None
 
 
-@register("data", "rows_of_tests", RowOptions)
 def build_rows(options: RowOptions, seed: int) -> Rows:
     """The source."""
     return Rows(options)

@@ -100,7 +100,7 @@ def _memory_of_ranks(trainer: Trainer) -> list[dict[str, int]]:
     """Bytes by kind on every rank; `other` is what the peak holds beside the states. A collective."""
     memory = trainer.engine.memory()
     states = [memory[kind] for kind in STATES]
-    total = max(trainer.peak_bytes(), sum(memory.values()))
+    total = max(trainer.peak_bytes(), sum(memory.values()) - memory["host"])
     table = trainer.comm.gather_row([*map(float, states), float(total - sum(states)), float(total)])
     return [dict(zip((*STATES, "other", "total"), map(int, row), strict=True)) for row in table]
 

@@ -120,8 +120,8 @@ def _bytes(number: str, unit: str) -> float:
 
 
 def held_bytes(trainer: Trainer) -> dict[str, int]:
-    """Bytes by kind at the peak; `activations` is what is neither state nor buffer."""
-    held = trainer.engine.memory()
+    """Bytes of the device by kind at the peak; `activations` is what is neither state nor buffer."""
+    held = {kind: count for kind, count in trainer.engine.memory().items() if kind in LABELS}
     return held | {"activations": max(0, trainer.peak_bytes() - sum(held.values()))}
 
 
