@@ -41,8 +41,8 @@ class FSDP2(System):
             block.forward = registry.build("checkpointing", checkpointing).wrap(block.forward, index)
             if setup.compiled:
                 block.compile(fullgraph=True)
-        self._shard(self.model)
         self.offloaded = self.option("offload") == "true"
+        self._shard(self.model)
         fill_shards(self.model, setup.seed, torch.device("cpu") if self.offloaded else setup.device)
         for module in self.model.modules():  # buffers are not offloaded
             for name, buffer in module._buffers.items():
@@ -60,7 +60,7 @@ class FSDP2(System):
         )
         mesh = init_device_mesh(self.setup.device.type, (self.setup.world,))
         reshard = self.option("reshard") == "true"
-        offload = CPUOffloadPolicy() if self.option("offload") == "true" else OffloadPolicy()
+        offload = CPUOffloadPolicy() if self.offloaded else OffloadPolicy()
         common = {"mesh": mesh, "mp_policy": policy, "offload_policy": offload}
         fully_shard(model.embedding, **common, reshard_after_forward=reshard)
         for block in model.blocks:

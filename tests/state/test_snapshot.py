@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.state.trained import SMALL, fit, open_trainer
-from zerokit.state import snapshot
+from zerokit.comm import pinned
 from zerokit.state.piece import whole
 from zerokit.state.rankfile import RankFile
 from zerokit.state.snapshot import HostCopy
@@ -64,7 +64,7 @@ def test_without_pages_of_2_mib_there_is_memory_too(locked, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(snapshot.mmap, "mmap", fail)
+    monkeypatch.setattr(pinned.mmap, "mmap", fail)
     copy = copy_of(1000)
     assert list(locked.values()) == [copy.nbytes] and copy.nbytes >= 4000
 

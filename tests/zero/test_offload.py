@@ -9,8 +9,9 @@ import torch
 
 from tests.ranks import run_ranks
 from tests.zero.training import Case, make_engine, train
-from zerokit.comm.pinned import Host, HostMemory, available
+from zerokit.comm.pinned import Host, HostMemory
 from zerokit.config.errors import ConfigError
+from zerokit.config.host import available_memory
 from zerokit.zero.placement import Memory
 
 BF16 = {"compute": torch.bfloat16, "master": "split", "accumulate": torch.bfloat16, "reduce": torch.bfloat16}
@@ -153,7 +154,7 @@ def test_the_home_says_where_states_lie():
 
 
 def test_too_little_memory_is_told_before_it_is_taken(monkeypatch):
-    monkeypatch.setattr("zerokit.comm.pinned.available", lambda: 1000)
+    monkeypatch.setattr("zerokit.comm.pinned.available_memory", lambda: 1000)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=r"zero.offload=states takes 0.0 GiB .* in each of 4 processes"):
         make_engine(Case(), 3, offload="states")
@@ -172,7 +173,7 @@ def test_the_limit_of_a_container_counts(tmp_path, limit, expected):
     for name, text in (("max", limit), ("current", "1000000"), ("stat", "anon 7\ninactive_file 5000\n")):
         (tmp_path / name).write_text(text)
     paths = (str(tmp_path / "max"), str(tmp_path / "current"), str(tmp_path / "stat"))
-    found = available([paths], str(tmp_path / "meminfo"))
+    found = available_memory([paths], str(tmp_path / "meminfo"))
     assert found == (max(0, 900000 - 1000000 + 5000) if limit == "900000" else expected)
 
 

@@ -132,11 +132,14 @@ class Communicator:
     def fetch(self, target: Tensor, source: Tensor) -> None:
         """Copy `source`, on the host, to the device. Like a collective it runs on the current stream."""
         self.traffic["fetch"] += source.nbytes
-        target.copy_(source, non_blocking=True)
+        self._copy(target, source)
 
     def give_back(self, target: Tensor, source: Tensor) -> None:
         """Copy `source` to the host."""
         self.traffic["give_back"] += source.nbytes
+        self._copy(target, source)
+
+    def _copy(self, target: Tensor, source: Tensor) -> None:
         target.copy_(source, non_blocking=True)
 
     def _any(self, here: bool) -> bool:

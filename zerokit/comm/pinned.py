@@ -5,21 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from zerokit.config.errors import ConfigError
-
-LIMITS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-     "/sys/fs/cgroup/memory/memory.stat"),
-)  # fmt: skip
-"""Where a container's limit, what it uses, and how much of that is files in memory, are told (cgroup v2, v1)."""
+from zerokit.config.host import available_memory
 
 
 class HostMemory:
@@ -66,30 +59,6 @@ def _unlock(memory: Tensor) -> None:
     torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
-def available(limits: Sequence[tuple[str, str, str]] = LIMITS, meminfo: str = "/proc/meminfo") -> int | None:
-    """Bytes that processes of this host may still take, by what is free and by the container's limit; None where the
-    system does not tell."""
-    found = [_free(meminfo), *(_left(*paths) for paths in limits)]
-    return min((bytes_ for bytes_ in found if bytes_ is not None), default=None)
-
-
-def _free(meminfo: str) -> int | None:
-    with suppress(OSError, ValueError):
-        for line in Path(meminfo).read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def _left(limit: str, used: str, stat: str) -> int | None:
-    with suppress(OSError, ValueError):  # `max`: no limit
-        taken = int(Path(used).read_text())
-        files = dict(line.split() for line in Path(stat).read_text().splitlines())
-        cache = int(files.get("inactive_file", files.get("total_inactive_file", 0)))
-        return max(0, int(Path(limit).read_text()) - taken + cache)
-    return None
-
-
 class Host:
     """The memory of its host that a rank works with.
 
@@ -105,7 +74,7 @@ class Host:
         Raises:
             ConfigError: on every rank, if they cannot.
         """
-        processes, free = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), available()
+        processes, free = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), available_memory()
         if self._agree(free is not None and size * processes > free):
             room = "as much is left" if free is None else f"{free / 2**30:.1f} GiB are left"
             raise ConfigError(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from zerokit.config.host import cores
+from zerokit.config.host import cores, memory, memory_limit
 from zerokit.doctor.line import Line, bad, note, ok
 from zerokit.record.metrics import format_bytes
 
@@ -34,12 +34,10 @@ def host(quick: bool) -> Iterator[Line]:
 
 
 def _memory() -> Line:
-    figures = Path("/proc/meminfo")
-    if not figures.exists():
+    figures, limit = memory(), memory_limit()
+    if not figures:
         return ok("memory", "unknown on this system")
-    rows = dict(line.split(":", 1) for line in figures.read_text().splitlines() if ":" in line)
-    total, free = (int(rows[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    limit = _group_limit()
+    total, free = figures["MemTotal"], figures["MemAvailable"]
     text = f"{format_bytes(free)} free of {format_bytes(total)}"
     if limit is not None and limit < total:
         text += f", limited to {format_bytes(limit)} by the container"
@@ -47,17 +45,6 @@ def _memory() -> Line:
     if usable < 2 * GIB:
         return note("memory", text, "two processes of the main job need about 1 GiB: end other programs")
     return ok("memory", text)
-
-
-def _group_limit() -> int | None:
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(path).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            return int(text)
-    return None
 
 
 def _shared_memory() -> Iterator[Line]:

@@ -77,18 +77,9 @@ class DryCommunicator(Communicator):
         """The row of every rank is that of rank 0."""
         return [[float(number) for number in row]] * self.world
 
-    def fetch(self, target: Tensor, source: Tensor) -> None:
-        """Takes the time of a copy from the host."""
-        self.traffic["fetch"] += source.nbytes
-        self._link(source.nbytes)
-
-    def give_back(self, target: Tensor, source: Tensor) -> None:
-        """Takes the time of a copy to the host."""
-        self.traffic["give_back"] += source.nbytes
-        self._link(source.nbytes)
-
-    def _link(self, count: int) -> None:
-        self._clock.transfer(self._hardware.host.seconds(count), count / self._hardware.bandwidth)
+    def _copy(self, target: Tensor, source: Tensor) -> None:
+        """Takes the time of a copy to or from the host."""
+        self._clock.transfer(self._hardware.host.seconds(source.nbytes), source.nbytes / self._hardware.bandwidth)
 
     def _in_host(self, axis: int | None) -> bool:
         """Whether the ranks along an axis, or all of them, are on one host."""

@@ -18,10 +18,9 @@ from zerokit.config.schema import BatchConfig, Config
 from zerokit.state.folder import FOLDER, saved_states
 from zerokit.train.assemble import assemble
 from zerokit.train.export import weights_of_export, weights_of_state
+from zerokit.train.final import FOLDER as MODEL
 from zerokit.train.forward import logits_of
 from zerokit.train.trainer import Trainer, evaluating
-
-MODEL = "model"
 
 
 def open_finished(cfg: Config, run: Path, state: Path | None = None) -> tuple[Trainer, str]:
@@ -36,7 +35,7 @@ def open_finished(cfg: Config, run: Path, state: Path | None = None) -> tuple[Tr
     plain = registry.options_type("optimizer", "sgd")(momentum=0.0)  # its states would be memory for nothing
     cfg = replace(
         cfg,
-        zero=replace(cfg.zero, stage=0, auto=False, shard_size="all"),
+        zero=replace(cfg.zero, stage=0, auto=False, shard_size="all", offload="none"),
         optimizer=Choice("sgd", plain),
         scheduler=Choice("constant", registry.options_type("scheduler", "constant")()),
         batch=BatchConfig(micro=cfg.batch.micro or 4, accumulation=1),

@@ -481,7 +481,7 @@ class Engine:
         return self.state.load(Path(path), generators=generators).user
 
     def memory(self) -> dict[str, int]:
-        """Bytes that this rank holds by kind, exact: parameters, gradients, optimizer, buffers."""
+        """Bytes that this rank holds by kind, exact: parameters, gradients, optimizer, buffers, and on the host."""
         memory = self.storage.memory()
         update = self._update.exchange.nbytes + sum(buffer.nbytes for buffer in self._update.staging.buffers)
         return memory | {"buffers": memory["buffers"] + self.reducer.landing_bytes + update}

@@ -13,6 +13,7 @@ weight's remainder, 8 of the moments).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -72,14 +73,12 @@ class Staging:
         with self.here(part, stream) as here:
             return _call(kernel, here, *numbers)
 
-    def here(self, part: Part, stream: Stream) -> _Visit:
+    @contextmanager
+    def here(self, part: Part, stream: Stream) -> Iterator[Part]:
         """A part with all of it on the device, for the time of a block in which `stream` works on it."""
-        return _Visit(self, part, stream)
-
-    def fetch(self, part: Part, stream: Stream) -> tuple[Part, _Place | None]:
-        """Bring a part to the device."""
         if not part.away:
-            return part, None
+            yield part
+            return
         place = self._places[self._next]
         self._next = (self._next + 1) % len(self._places)
         views = _like(part.away, place)
@@ -89,35 +88,20 @@ class Staging:
                 self._comm.fetch(view, source)
             place.ready = fetches.record(place.ready)
         stream.wait(place.ready)
-        return _with(part, views), place
-
-    def give_back(self, part: Part, here: Part, place: _Place | None, stream: Stream) -> None:
-        """Bring what has changed back to the host."""
-        if place is None:
-            return
-        place.done = stream.record(place.done)
-        with self._comm.returns as returns:
-            returns.wait(place.done)
-            for target, view in zip(part.away, _like(part.away, place), strict=True):
-                self._comm.give_back(target, view)
-            place.free = returns.record(place.free)
+        try:
+            yield _with(part, views)
+        finally:
+            place.done = stream.record(place.done)
+            with self._comm.returns as returns:
+                returns.wait(place.done)
+                for target, view in zip(part.away, views, strict=True):
+                    self._comm.give_back(target, view)
+                place.free = returns.record(place.free)
 
     def forget_events(self) -> None:
         """Everything issued is done (before and after recording a CUDA graph)."""
         for place in self._places:
             place.ready = place.done = place.free = None
-
-
-class _Visit:
-    def __init__(self, staging: Staging, part: Part, stream: Stream):
-        self._staging, self._part, self._stream = staging, part, stream
-
-    def __enter__(self) -> Part:
-        self._here, self._place = self._staging.fetch(self._part, self._stream)
-        return self._here
-
-    def __exit__(self, *error: Any) -> None:
-        self._staging.give_back(self._part, self._here, self._place, self._stream)
 
 
 def _call(kernel: Callable, part: Part, scalars: dict, scale: Tensor, ok: Tensor) -> Any:
