@@ -23,7 +23,7 @@ import zerokit
 from zerokit.comm import Communicator
 
 PACKAGE = os.path.dirname(zerokit.__file__) + os.sep
-SIDES = ("gathers", "reductions", "updates")
+SIDES = ("gathers", "reductions", "updates", "fetches", "returns")
 
 
 class Event:

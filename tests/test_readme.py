@@ -31,7 +31,7 @@ SCRIPTS = {code.partition("\n")[0].removeprefix("# "): code for language, code i
 """Python blocks by file name, which is their first line."""
 NOT_TRAINING = (
     "help", "report", "estimate", "convert", "state", "export", "schema", "completion", "doctor", "dashboard",
-    "sweep.dry_run=true", "--help", "--cfg", "--info", "--plot-schedule",
+    "generate", "evaluate", "sweep.dry_run=true", "--help", "--cfg", "--info", "--plot-schedule",
 )  # fmt: skip
 
 SHORT = ("train.steps=2", "train.log_every=1", "train.eval_samples=4", "train.sample_tokens=0", "data.seq_len=32")
@@ -56,7 +56,7 @@ def commands() -> list[str]:
 def shortened(words: list[str], folder: Path) -> list[str]:
     """The words of a training with overrides that make it short, and `folder` its output folder."""
     own = [*words, *SHORT, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
-    if "--config-path" in words:  # a config that is composed already: of the run in `folder_of_a_run`, a small one
+    if {"--config-path", "rerun"} & {*words}:  # a config that is composed already: of `folder_of_a_run`, a small one
         return own
     chosen = {word.partition("=")[0] for word in words}
     own += ["profile.after=1", "profile.steps=1"] if "debug=profile" in words else []

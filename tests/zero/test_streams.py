@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from itertools import count
 
 import pytest
@@ -93,14 +94,14 @@ def copy_state(engine: Engine, device: FakeDevice, inputs: tuple) -> None:
 WITHIN = (read_gradients,)
 
 
-def races(case: Case, stages: list[int], event, folder: str | None) -> list[str]:
+def races(case: Case, stages: list[int], event, folder: str | None, **extra) -> list[str]:
     """Train with `event` after each step, or between its micro-batches; what is not in order."""
     if folder is not None:
         names = iter(range(1000))
         Communicator.peer_memory = lambda self, elements, dtype: FileMemory(folder, str(next(names)), elements, dtype)
     found = []
     for stage in stages:
-        engine = make_engine(case, stage, peers=folder is not None, transient_gradients=True)
+        engine = make_engine(case, stage, peers=folder is not None, transient_gradients=True, **extra)
         world, rank = engine.comm.world, engine.comm.rank
         with FakeDevice(engine.comm) as device:
             engine.comm.fork()
@@ -135,6 +136,14 @@ def test_updates_with_collectives_follow_what_they_must(optimizer):
     case = Case(optimizer=optimizer, options=options, **OPTIONS)
     stages = [0, 1] if optimizer == "onebit_adam" else [1, 3]
     assert run_ranks(races, 2, case, stages, nothing, None) == [[], []]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor"])
+@pytest.mark.parametrize("event", [nothing, start_again, fail, copy_state])
+def test_copies_to_and_from_the_host_follow_what_they_must(optimizer, event):
+    case = Case(optimizer=optimizer, **OPTIONS)
+    found = run_ranks(partial(races, offload="states"), 2, case, [1, 3], event, None)
+    assert found == [[], []]
 
 
 def unordered(stage: int) -> int:
