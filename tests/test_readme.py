@@ -5,6 +5,7 @@ A command of a form that is not known here fails: teach `run` about it. Nothing 
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from jsonschema import Draft7Validator
 from omegaconf import OmegaConf
 
 from tests.commands import ROOT, environment
+from tests.data.tokenizers import decoder
 from zerokit.cli.help import GROUPS
 from zerokit.config.json_schema import config_schema
 from zerokit.config.paths import CONF, choices
@@ -122,9 +124,17 @@ def folder_of_a_run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def here(tmp_path) -> Path:
-    """The folder that a reader of the README is in, with a text to train on and DeepSpeed's configuration."""
+    """The folder that a reader of the README is in: data of each kind, a tokenizer, and DeepSpeed's configuration."""
+    text = "It was a bright cold day in April.\n"
     (tmp_path / "ds_config.json").write_text('{"train_batch_size": 8, "zero_optimization": {"stage": 2}}')
-    (tmp_path / "book.txt").write_text("It was a bright cold day in April. " * 100)
+    (tmp_path / "book.txt").write_text(text * 4000)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "one.txt").write_text(text * 100)
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as rows:
+        rows.writelines(json.dumps({"text": f"{number}. {text * 4}"}) + "\n" for number in range(100))
+    chat = [{"role": "user", "content": "Which month?"}, {"role": "assistant", "content": text}]
+    (tmp_path / "chats.jsonl").write_text((json.dumps({"messages": chat}) + "\n") * 100)
+    decoder(tmp_path / "TOKENIZER")
     return tmp_path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -146,14 +147,16 @@ def plain_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def plain_training(model: nn.Module, source: Any, steps: int = 3) -> list[tuple[float, float]]:
-    """Loss and gradient norm of steps of SGD on whole batches."""
+    """Loss, NaN where there are no targets, and gradient norm of steps of SGD on whole batches."""
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     seen = []
     for step in range(steps):
-        loss = plain_loss(model, source.batch(step * GLOBAL, GLOBAL))
+        inputs, targets = source.batch(step * GLOBAL, GLOBAL)
+        loss = plain_loss(model, (inputs, targets))
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         optimizer.step()
-        seen.append((loss.item(), norm.item()))
+        counted = (targets != -100).any()
+        seen.append((loss.item() if counted else math.nan, norm.item()))
     return seen

@@ -268,7 +268,7 @@ class Trainer:
         if self.info.counted == "tokens":
             metrics["eval/perplexity"] = math.exp(min(mean, 700.0))  # the largest that a float holds
         if self.objective.scores:
-            metrics["eval/accuracy"] = sum(row[2] for row in rows) / max(sum(row[1] for row in rows), 1.0)
+            metrics["eval/accuracy"] = _mean(rows, of=2)
         return metrics
 
     def _score(self, batch: Batch, counts: bool) -> Tensor:
@@ -282,6 +282,7 @@ class Trainer:
         return torch.cat((weighted(loss, count * counts), (right * counts + torch.zeros_like(loss.double())).view(1)))
 
 
-def _mean(rows: list[list[float]]) -> float:
-    """The mean of the ranks' weighted losses, which begin their rows; 0 where nothing had a weight."""
-    return sum(row[0] for row in rows) / max(sum(row[1] for row in rows), 1.0)
+def _mean(rows: list[list[float]], of: int = 0) -> float:
+    """The mean of a sum, number `of` in the ranks' rows; the weights are number 1. NaN where nothing counted."""
+    weight = sum(row[1] for row in rows)
+    return sum(row[of] for row in rows) / weight if weight else math.nan

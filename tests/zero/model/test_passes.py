@@ -250,13 +250,18 @@ def test_a_gradient_of_no_micro_batch_is_refused():
         engine.step()
 
 
-def test_clipping_by_torch_is_refused_in_words():
+@pytest.mark.parametrize("clip", [nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_])
+def test_clipping_by_torch_is_refused_in_words(clip):
     engine = engine_of(net(0), 2)
     engine.backward(engine(rows(0, 0)).mean())
     with pytest.raises(RuntimeError, match="clip_norm"):
-        nn.utils.clip_grad_norm_(engine.module.parameters(), 1.0)
+        clip(engine.module.parameters(), 1.0)
     engine.step()
     assert engine.module[0].weight.grad is None
+    other = net(1)
+    other(rows(0, 0)).sum().backward()
+    clip(other.parameters(), 1e-9)
+    assert max(parameter.grad.abs().max() for parameter in other.parameters()) <= 1e-9
 
 
 def failed_once(stage: int) -> list[dict]:

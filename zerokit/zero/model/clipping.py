@@ -1,4 +1,4 @@
-"""torch.nn.utils.clip_grad_norm_ on an engine's parameters, which have no gradients to clip: refused in words."""
+"""PyTorch's clipping of gradients on an engine's parameters, which have none to clip: refused in words."""
 
 from __future__ import annotations
 
@@ -27,9 +27,17 @@ def unmark(parameters: Sequence[nn.Parameter]) -> None:
 
 @cache
 def _guard() -> None:
-    """Let torch's function ask first. It finds no gradients, so it would return 0 and clip nothing; its helper gets the
-    parameters however they are handed over."""
-    clip = clip_grad._clip_grads_with_norm_
+    """Let torch's functions ask first. They find no gradients, so they would clip nothing, and return 0.
+
+    Functions below the public ones are replaced, since a program has its own names for those.
+    """
+    clip_grad._clip_grads_with_norm_ = _refusing(clip_grad._clip_grads_with_norm_)
+    for cell in clip_grad.clip_grad_value_.__closure__ or ():  # of the decorator that turns gradients off
+        cell.cell_contents = _refusing(cell.cell_contents)
+
+
+def _refusing(clip: Callable) -> Callable:
+    """`clip`, if none of the parameters is an engine's whose step has had backward passes."""
 
     @wraps(clip)
     def guarded(parameters: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,4 +50,4 @@ def _guard() -> None:
             )
         return clip(parameters, *args, **kwargs)
 
-    clip_grad._clip_grads_with_norm_ = guarded
+    return guarded
