@@ -4,6 +4,7 @@
 # make test-hosts   those of several hosts and of Slurm; as root it installs what Debian packages are missing
 # make test-fuzz BUDGET=600 JOBS=2   random programs against plain PyTorch, as many as fit the seconds; SEED=1000
 # make lint    check style and format                        make format     put both right
+# make docs    the pages as a site in site/                  make dist       packages in dist/, checked
 PYTHON ?= python3
 ARGS ?=
 TESTS ?= -n 2
@@ -18,7 +19,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: train test test-gpu test-hosts test-chaos test-fuzz lint format install clean
+.PHONY: train test test-gpu test-hosts test-chaos test-fuzz lint format docs dist install clean
 
 train: $(INSTALLED)
 	$(BIN)/zerokit $(ARGS)
@@ -48,6 +49,15 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The variable quiets a note of the theme about a successor of MkDocs.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+
+dist: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 install: $(INSTALLED)
 

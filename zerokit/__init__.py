@@ -13,7 +13,7 @@ from typing import Any
 
 from zerokit.config.registry import register
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Callback", "__version__", "hf", "initialize", "load", "main", "register"]
 
 

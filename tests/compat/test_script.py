@@ -1,4 +1,4 @@
-"""The README's script, unchanged but for the stage, as a user starts it; and the small parts of the interface."""
+"""The script of the page on DeepSpeed, unchanged but for the stage, as a user starts it, and small parts of the API."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.utils.data import TensorDataset
 import zerokit.compat.deepspeed as deepspeed
 from tests.commands import environment
 from tests.compat.scripts import Net, make, train
+from tests.docs.pages import SCRIPTS
 from tests.ranks import run_ranks
-from tests.test_readme import SCRIPTS
 from zerokit.config.errors import ConfigError
 
 SCRIPT = SCRIPTS["sample.py"]
@@ -24,7 +24,7 @@ SHOW = "\nassert model_engine.engine.micro_batches == 1\nprint('done')\n"
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc_per_node", "2"]])
-def test_the_script_of_the_readme(tmp_path, stage, launcher):
+def test_the_script_of_the_page(tmp_path, stage, launcher):
     assert '"stage": 1' in SCRIPT
     file = tmp_path / "sample.py"
     file.write_text(SCRIPT.replace('"stage": 1', f'"stage": {stage}') + SHOW)

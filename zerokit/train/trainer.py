@@ -84,7 +84,7 @@ def peak_of(engine: Engine) -> float | None:
 
 
 class Trainer:
-    """Runs the steps of a training and reports metrics by their names (see the README).
+    """Runs the steps of a training and reports metrics by their names (docs/reference/metrics.md).
 
     Args:
         engine: the model and its state. schedule: rates of a step.
