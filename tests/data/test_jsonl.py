@@ -162,7 +162,11 @@ def test_impossible_options_are_refused(rows):
     for options, message in (
         ({"seq_len": 1}, "seq_len: expected at least 2"),
         ({"held_out_percent": 80}, "held_out_percent: expected 0 to 50; got 80"),
-        ({"label": "x"}, "packing: a class belongs to one text; with label=x expected none"),
+        ({"label": "x", "packing": "apart"}, "packing: a class belongs to one text; with label=x expected none"),
+        ({"target": "x", "packing": "join"}, "packing: a target belongs to one text; with target=x expected none"),
+        ({"target": "x", "long": "split"}, "long: a pair of texts cannot be divided; expected cut or drop"),
+        ({"target": "x", "label": "y"}, "label: expected one of target and label; got both"),
+        ({"target_len": 8}, "target_len: expected target=FIELD beside it"),
     ):
         with pytest.raises(ValueError, match=message):
             make("jsonl", rows, **options)

@@ -27,7 +27,9 @@ ROWS = ("model=hf", "data=rows_of_tests", "batch.global=2", "train.steps=4", "tr
 
 @torch.no_grad()
 def logits(model):
-    return model.eval()(input_ids=rows()[0][:2]).logits
+    tokens = rows()["input_ids"][:2]
+    more = {"decoder_input_ids": tokens[:, :3]} if model.config.is_encoder_decoder else {}
+    return model.eval()(input_ids=tokens, **more).logits
 
 
 def trained(path, run, *words):
@@ -73,7 +75,7 @@ def of_ones_own(path, folder):
     """A step in a loop of one's own; the logits of the model that was trained."""
     model = zerokit.hf.load(path)
     engine = zerokit.initialize(model, {"zero": {"stage": 3, "min_unit": 0}})
-    tokens = rows()[0][:2]
+    tokens = rows()["input_ids"][:2]
     engine.backward(engine(input_ids=tokens, labels=tokens).loss)
     engine.step()
     zerokit.hf.save(engine, folder, dtype="fp32")

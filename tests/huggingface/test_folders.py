@@ -1,4 +1,4 @@
-"""`model=hf`: models from folders, on the command line and part by part into the ranks."""
+"""`model=hf`: models from folders, part by part into the ranks; what is wrong is told in one line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ pytest.importorskip("transformers")
 
 import transformers as hf
 
-from tests.commands import zerokit
 from tests.config.arguments import config
-from tests.data.tokenizers import decoder, encoder
 from tests.huggingface.folders import MODELS, TASKS, info, save
 from tests.huggingface.models import DECODER, TEXT_ENCODER
 from tests.ranks import run_ranks
@@ -26,36 +24,6 @@ from zerokit.train.assemble import assemble, build_model
 
 ROWS = ("model=hf", "data=rows_of_tests", "batch.global=2", "train.steps=1", "tracker=none")
 CPU = torch.device("cpu")
-
-# -- on the command line ---------------------------------------------------------------------------------------------
-
-RUNS = {
-    "llama": ("zero=stage3", "precision=bf16"),
-    "qwen": ("zero=stage0", "precision=fp32"),
-    "bert": ("zero=stage3", "precision=bf16", "model.task=masked_lm", "data.mask_percent=15"),
-}
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_trains_on_the_command_line(name, tmp_path):
-    path, folder = save(name, tmp_path, vocabulary=400), tmp_path / "run"
-    words = [
-        *RUNS[name],
-        "data=text",
-        f"data.files=[{__file__}]",
-        "data.seq_len=32",
-        "train.steps=12",
-    ]
-    words += ["optimizer.lr=1e-2", "tracker=none", "train.sample_tokens=8", "zero.min_unit=0"]
-    (encoder if name == "bert" else decoder)(path)
-    result = zerokit("model=hf", f"model.path={path}", *words, f"hydra.run.dir={folder}", cwd=tmp_path, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert (folder / "model" / "tokenizer.json").is_file()
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["status"] == "finished" and summary["loss"] < summary["loss_first"] - 0.3
-    assert summary["predicted_gib"] is not None and summary["flops_per_token"] > 0
-    assert (summary["sample"] is None) == (name == "bert")
-
 
 # -- weights ---------------------------------------------------------------------------------------------------------
 
@@ -132,10 +100,10 @@ def test_random_weights_are_drawn_as_transformers_draws_them(tmp_path):
 # -- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def refused(*words):
-    """The error of a model that cannot be built, in one line."""
+def refused(*words, task="tokens"):
+    """The error of a model that cannot be built, in one line. task: of the data."""
     with pytest.raises(ConfigError) as caught:
-        build_model(config(*ROWS, *words), info())
+        build_model(config(*ROWS, *words), info(task))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -183,7 +151,8 @@ def test_another_model_than_the_config_says(tmp_path):
 
 
 def test_a_task_that_the_architecture_has_not(tmp_path):
-    assert "no such model of type 'llama'" in refused(f"model.path={save('llama', tmp_path)}", "model.task=seq2seq")
+    words = (f"model.path={save('llama', tmp_path)}", "model.task=seq2seq")
+    assert "no such model of type 'llama'" in refused(*words, task="seq2seq")
 
 
 def test_an_attention_that_is_not_there(tmp_path):
@@ -194,6 +163,9 @@ def test_an_attention_that_is_not_there(tmp_path):
 def test_data_that_do_not_suit(tmp_path):
     path = save("llama", tmp_path)
     assert "needs data for classes" in refused(f"model.path={path}", "model.task=classification")
+    assert "needs data for texts that are written (data.target=FIELD)" in refused(
+        f"model.path={path}", "model.task=seq2seq"
+    )
     values = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**values, "max_position_embeddings": 8}))
     assert "data.seq_len=12 is longer than the 8 tokens" in refused(f"model.path={path}", "model.init=random")

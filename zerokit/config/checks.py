@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zerokit.config.batch import resolve_batch
+from zerokit.config.data_info import TOKENS
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
 from zerokit.config.schedule import build_schedule
@@ -129,6 +130,8 @@ def _task(data: Choice) -> str:
     """What zerokit's own data are for."""
     if getattr(data.options, "label", None) is not None:
         return "classification"
+    if getattr(data.options, "target", None) is not None:
+        return "seq2seq"
     return "masked" if getattr(data.options, "mask_percent", 0) else getattr(data.options, "task", "tokens")
 
 
@@ -151,7 +154,7 @@ def check_mean(mean: str | None, task: str) -> None:
     Raises:
         ConfigError: naming the key and the data's task.
     """
-    if mean == "tokens" and task not in ("tokens", "masked"):
+    if mean == "tokens" and task not in TOKENS:
         raise ConfigError(
             f"train.loss_mean=tokens needs targets that are tokens, and this is data for {task}. Choose "
             "train.loss_mean=samples, or null."

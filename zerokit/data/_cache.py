@@ -25,7 +25,7 @@ from zerokit.config.errors import ConfigError
 
 log = logging.getLogger("zerokit")
 
-FORMAT = 1
+FORMAT = 2
 META, VERIFIED = "meta.json", "verified.json"
 READ_BYTES = 1 << 22
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zerokit.data._documents import DocumentSource, build_documents
-from zerokit.data._jsonl import documents
+from zerokit.data._extract import documents
 from zerokit.data._reading import BadRow
 from zerokit.data._store import Document, Tally
 from zerokit.data._templates import render, template_of

@@ -40,7 +40,7 @@ class DocumentSource(Source):
 
     def __init__(self, info: DataInfo, store: Path, facts: dict[str, Any], options: DocumentOptions, seed: int):
         super().__init__(seed)
-        self.info, self._options, self._facts, self._size = info, options, facts, options.seq_len
+        self.info, self._options, self._facts, self._size = info, options, facts, options.document_tokens
         self.classes: list[str | int] = facts["classes"]
         """Names or numbers of the classes, in the order of `labels`."""
         self._splits = {name: Split(store, name, facts) for name in SPLITS}
@@ -174,9 +174,10 @@ class DocumentSource(Source):
         return self.tokenizer.decode(tokens)
 
 
-def build_documents(name: str, options: DocumentOptions, seed: int, read: Read, *, masked: bool = False,
-                    labelled: bool = False, **settings: Any) -> DocumentSource:  # fmt: skip
-    """The source of what `read` makes of the files of `options`. settings: what else the tokens depend on.
+def build_documents(name: str, options: DocumentOptions, seed: int, read: Read,
+                    kind: type[DocumentSource] = DocumentSource, *, masked: bool = False, labelled: bool = False,
+                    **settings: Any) -> DocumentSource:  # fmt: skip
+    """The source, a `kind`, of what `read` makes of the files of `options`. settings: what else the tokens depend on.
 
     Raises:
         ConfigError: a file or row cannot be used, or there is too little text.
@@ -209,7 +210,7 @@ def build_documents(name: str, options: DocumentOptions, seed: int, read: Read, 
             "BERT, or data.mask_percent=0."
         )
     info = _info(name, options, len(files), store, facts)
-    return DocumentSource(info, store, facts, options, seed)
+    return kind(info, store, facts, options, seed)
 
 
 def _files(options: DocumentOptions) -> list[tuple[Path, str | None]]:
@@ -231,9 +232,14 @@ def _info(name: str, options: DocumentOptions, files: int, store: Path, facts: d
     described = (
         f"{name}: {files} files, {tokens['train']:,} tokens to train on, {tokens['held_out']:,} held out{skipped}"
     )
-    count = None if classes or options.mask_percent else facts["bytes"]
+    pairs = getattr(options, "target_tokens", 0)
+    if facts["long"]:
+        did = {"cut": "cut", "drop": "left out"}[options.long]
+        described += f"; {facts['long']:,} pairs with a text longer than {options.seq_len} and {pairs} tokens {did}"
+    task = "classification" if classes else "seq2seq" if pairs else "masked" if options.mask_percent else "tokens"
+    count = facts["bytes"] if task == "tokens" else None
     return DataInfo(
-        task="classification" if classes else "masked" if options.mask_percent else "tokens",
+        task=task,
         sha256=hashlib.sha256(store.name.encode()).hexdigest(),
         description=described,
         seq_len=options.seq_len,
@@ -241,6 +247,9 @@ def _info(name: str, options: DocumentOptions, files: int, store: Path, facts: d
         in_features=None,
         out_features=len(classes) or None,
         bytes_per_token=count / sum(tokens.values()) if count else None,
+        target_len=pairs or None,
+        pad=facts["pad"],
+        classes=tuple(map(str, classes)) if any(isinstance(name, str) for name in classes) else (),
     )
 
 

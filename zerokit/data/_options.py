@@ -48,6 +48,11 @@ class DocumentOptions:
         if not 0 <= self.mask_percent <= 100:
             raise ValueError(f"mask_percent: expected 0 to 100; got {self.mask_percent}.")
 
+    @property
+    def document_tokens(self) -> int:
+        """Most tokens of a document that stays whole."""
+        return self.seq_len
+
     def check_files(self) -> None:
         """Raises ConfigError unless the files and the tokenizer are there."""
         for key in ("files", "held_out_files"):

@@ -92,10 +92,12 @@ class Writer:
 
 @dataclass
 class Tally:
-    """What reading comes upon. on_bad: what a bad row does: `error` or `skip`."""
+    """What reading comes upon. on_bad: what a bad row does: `error` or `skip`. long: pairs of texts that were too long,
+    which are no longer whole."""
 
     on_bad: str
     skipped: int = 0
+    long: int = 0
     first: str | None = None
     bytes: int = 0
     on_progress: Callable[[int], None] = lambda count: None
@@ -131,7 +133,7 @@ def write_store(folder: Path, documents: Iterable[tuple[str, Document, bool]], t
     if tally.skipped:
         log.warning("data.on_bad=skip left out %d rows, the first %s", tally.skipped, tally.first)
     return {
-        "vocab_size": vocab_size, "masked": masked, "classes": classes, "skipped": tally.skipped,
+        "vocab_size": vocab_size, "masked": masked, "classes": classes, "skipped": tally.skipped, "long": tally.long,
         "bytes": sum(writer.bytes for writer in writers.values()),
         "tokens": {split: writer.tokens for split, writer in writers.items()},
         "documents": {split: writer.documents for split, writer in writers.items()},

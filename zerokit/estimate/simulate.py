@@ -123,7 +123,7 @@ class Simulator:
             checkpointing=cfg.checkpointing.name,
             micro=batch.micro,
             accumulation=batch.accumulation,
-            tokens_per_step=batch.global_ * (self._source.info.seq_len or 1),
+            tokens_per_step=batch.global_ * self._source.info.sample_tokens,
             parameters=sum(p.numel() for unit in engine.units for p in unit.parameters),
             memory=memory,
             storage=engine.memory(),

@@ -143,10 +143,11 @@ def _resizes(ledger: Ledger) -> Iterator[None]:
 @contextmanager
 def _attention() -> Iterator[None]:
     """The meta device has no fused attention: use the operation that saves what flash attention saves, where a GPU
-    would take a fused kernel (not for fp32 with grouped queries, for which PyTorch has none)."""
+    would take a fused kernel (not for fp32 with grouped queries, nor for masks that are learned, as T5's position bias:
+    the one has none in PyTorch, the other none that is known here, which counts too much rather than too little)."""
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
-        if query.dtype == torch.float32 and enable_gqa:
+        if query.dtype == torch.float32 and enable_gqa or attn_mask is not None and attn_mask.requires_grad:
             return aten._scaled_dot_product_attention_math(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )[0]

@@ -108,8 +108,11 @@ def _loss(summary: dict[str, Any], unit: str) -> Text | None:
     if not known:
         return None
     text = Text.assemble((" → ".join(known), "bold"), f" {'bits/byte' if bits else unit}".rstrip())
-    if bits.get("validation") is not None:
-        text.append(f", {_number(bits['validation'], 3)} on held-out data")
+    held_out = bits.get("validation") if bits else summary.get("validation_loss")
+    if held_out is not None:
+        text.append(f", {_number(held_out, 3 if bits else 4)} on held-out data")
+    if summary.get("validation_accuracy") is not None:
+        text.append(f", {summary['validation_accuracy']:.1%} right")
     return text
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
@@ -42,7 +42,7 @@ def export(state: Path, target: Path, dtype: str = "float32") -> list[str]:
     manifest = verify(state)
     shapes = {n.removeprefix(WEIGHT): t.shape for n, t in manifest.tensors.items() if n.startswith(WEIGHT)}
     config = manifest.facts.get("config") or {}
-    found = layout(config, shapes)
+    found = layout(config, shapes, manifest.facts.get("classes") or ())
     if "optimizer" in config:
         outputs = [_evaluated(output, config["optimizer"], manifest) for output in found.outputs]
         found = replace(found, outputs=outputs)
@@ -65,7 +65,7 @@ def export_final(engine: Engine, config: Mapping[str, Any], target: Path, dtype:
             if engine.comm.rank:
                 return []
             shapes = dict(sorted(_shapes(engine).items()))
-            found = layout(config, shapes)
+            found = layout(config, shapes, classes_of(engine.module))
             order = {name: place for place, name in enumerate(shapes)}
             found.outputs.sort(key=lambda output: (order[output.source.removeprefix(WEIGHT)], output.start))
             return found.write(_Gathered(weights), dtype, target, replace=True)
@@ -109,8 +109,14 @@ class Layout:
         return write_model(reader, self.outputs, getattr(torch, dtype), self.config, target, **kinds)
 
 
-def layout(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
-    """The model of a run with this config, from our tensors of these shapes.
+def classes_of(model: nn.Module) -> list[str]:
+    """The names of the classes that a model of `model=hf` tells apart, in their order; none if they have none."""
+    names = list((getattr(getattr(model, "config", None), "id2label", None) or {}).values())
+    return [] if all(str(name).startswith("LABEL_") for name in names) else names
+
+
+def layout(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str] = ()) -> Layout:
+    """The model of a run with this config, from our tensors of these shapes. classes: by their names.
 
     Raises:
         ConfigError: the config does not tell something that others need.
@@ -119,7 +125,7 @@ def layout(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
     adapter = config.get("adapter") or {}
     if adapter.get("name", "none") != "none" or model.get("name") == "hf":
         lora = adapter.get("name") == "lora"
-        found = describe_adapter(model, adapter, shapes) if lora else describe_model(model, shapes)
+        found = describe_adapter(model, adapter, shapes) if lora else describe_model(model, shapes, classes)
         outputs = [_output(theirs, Rows(ours), shapes[ours]) for theirs, ours in found.names.items()]
         return Layout(outputs, found.described, (found.stem, found.config), found.files)
     if model.get("name") == "llama":

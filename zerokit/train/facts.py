@@ -16,7 +16,8 @@ from zerokit.train.sample import sample
 from zerokit.train.trainer import Trainer
 
 STATES = ("parameters", "gradients", "optimizer")
-UNITS = {"tokens": "nats", "masked": "nats", "classification": "nats", "regression": "mse"}
+UNITS = {"regression": "mse"}
+"""Of the loss, where it is not in nats."""
 
 log = logging.getLogger("zerokit")
 
@@ -31,7 +32,7 @@ def assembled_facts(trainer: Trainer, model: str) -> dict[str, Any]:
         "flops_per_token": trainer.flops_per_token,
         "peak_tflops": trainer.peak_tflops,
         "counted": info.counted,
-        "loss_unit": UNITS[info.task],
+        "loss_unit": UNITS.get(info.task, "nats"),
     }
 
 
@@ -77,6 +78,7 @@ def results(trainer: Trainer, cfg: Config) -> dict[str, Any]:
     speed = tokens / max(progress.seconds - later * progress.first_seconds, 1e-9)
     return {
         "validation_loss": _number(progress.held_out_loss),
+        "validation_accuracy": _number(progress.accuracy),
         "tokens_per_sec": speed,
         "tokens_per_sec_per_gpu": speed / comm.world,
         "max_allocated_gib": [row["total"] / GIB for row in rows],

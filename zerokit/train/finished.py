@@ -63,9 +63,9 @@ def write_on(trainer: Trainer, text: str, count: int, temperature: float, top_p:
     Raises:
         ConfigError: the model or its data write no text.
     """
-    source, engine, context = trainer.loader.source, trainer.engine, trainer.info.seq_len
-    if trainer.info.task != "tokens" or not hasattr(source, "prompt"):
-        raise ConfigError(f"This run is for {trainer.info.task}, of which no text follows; use zerokit evaluate.")
+    source, engine, info = trainer.loader.source, trainer.engine, trainer.info
+    if info.task not in ("tokens", "seq2seq") or not hasattr(source, "prompt"):
+        raise ConfigError(f"This run is for {info.task}, of which no text follows; use zerokit evaluate.")
     from zerokit.model._generate import generate
 
     tokens: list[int] = []
@@ -79,10 +79,14 @@ def write_on(trainer: Trainer, text: str, count: int, temperature: float, top_p:
             told(whole[len(shown) :])
             shown = whole
 
-    prompt, stop = source.prompt(text), getattr(source, "stop", None)
+    prompt, stop = source.prompt(text) or [0], getattr(source, "stop", None)
+    forward, context = (lambda known: logits_of(engine(known))), info.seq_len
+    if info.task == "seq2seq":
+        read = torch.tensor([prompt], device=engine.device)
+        forward = lambda known: logits_of(engine(input_ids=read, decoder_input_ids=known))  # noqa: E731
+        prompt, context = [engine.module.config.decoder_start_token_id], info.target_len
     with evaluating(engine.module):
-        generate(lambda known: logits_of(engine(known)), prompt or [0], count, temperature, seed, context,
-                 engine.device, top_p, stop, hear)  # fmt: skip
+        generate(forward, prompt, count, temperature, seed, context, engine.device, top_p, stop, hear)
     whole = source.decode(tokens)
     told(whole[len(shown) :])
     return whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,17 @@ class Described:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-def describe_model(model: Mapping[str, Any], shapes: Shapes) -> Described:
-    """The folder of a model of `model=hf`, whose options are `model`."""
+def describe_model(model: Mapping[str, Any], shapes: Shapes, classes: Sequence[str]) -> Described:
+    """The folder of a model of `model=hf`, whose options are `model`. classes: their names, if it is to tell classes
+    apart and they have names."""
     given = {key: value for key, value in model.items() if key != "name"}
     options = replace(parse_fields(HuggingFaceOptions, given, "model"), init="random")
     info = None
     if options.task == "classification":
-        classes = next((shapes[name][0] for name in HEADS if name in shapes), None)
-        if classes is None:
+        count = next((shapes[name][0] for name in HEADS if name in shapes), None)
+        if count is None:
             raise ConfigError(f"model.path={options.path}: none of {', '.join(HEADS)} tells how many classes it has.")
-        info = DataInfo("classification", None, None, None, classes, "", "", None)
+        info = DataInfo("classification", None, None, None, count, "", "", None, classes=tuple(classes))
     made = build(options, info)
     described = {**made.config.to_diff_dict(), "architectures": [type(made).__name__]}
     folder = local_folder(options.path)

@@ -14,6 +14,7 @@ from zerokit.state.disk import Disk
 from zerokit.state.folder import FOLDER
 from zerokit.state.resume import SCHEDULE, candidates, identity, started_again
 from zerokit.train.base import base_digest
+from zerokit.train.export import classes_of
 from zerokit.train.saving import Saver
 from zerokit.train.trainer import Trainer
 
@@ -41,7 +42,7 @@ def open_state(
     if cfg.adapter.name != "none":
         resolved["adapter.base"] = base_digest(cfg, trainer.engine.module)
     config = shown(config)
-    facts = {"precision": cfg.precision.name, "config": config}
+    facts = {"precision": cfg.precision.name, "config": config, "classes": classes_of(trainer.engine.module)}
     saver = Saver(
         trainer, folder / FOLDER, cfg.state, identity(config, **resolved), facts, disk, cfg.launch.save_timeout_s
     )

@@ -32,6 +32,7 @@ class Progress:
     step: optimizer steps. samples: seen by all ranks; tokens: those in them (samples, where data has no tokens).
     seconds: of training, without evaluation; first_seconds: of the first step alone, which compiles and allocates.
     loss: mean since the line of metrics before; first_loss: that of the first step.
+    held_out_loss, accuracy: of the last evaluation.
     """
 
     step: int = 0
@@ -42,6 +43,7 @@ class Progress:
     loss: float | None = None
     first_loss: float | None = None
     held_out_loss: float | None = None
+    accuracy: float | None = None
     tokens_per_sec: float | None = None
 
 
@@ -100,7 +102,7 @@ class Trainer:
         self.lr = engine.lr
         self.meter = MemoryMeter(engine.device)
         self.progress = Progress()
-        self.tokens_per_step = batch.global_ * (self.info.seq_len or 1)
+        self.tokens_per_step = batch.global_ * self.info.sample_tokens
         flops = getattr(engine.module, "flops_per_token", None)
         self.flops_per_token = flops(self.info.seq_len) if flops else None
         self.peak_tflops = options.peak_tflops or peak_of(engine)
@@ -268,7 +270,7 @@ class Trainer:
         if self.info.counted == "tokens":
             metrics["eval/perplexity"] = math.exp(min(mean, 700.0))  # the largest that a float holds
         if self.objective.scores:
-            metrics["eval/accuracy"] = _mean(rows, of=2)
+            metrics["eval/accuracy"] = self.progress.accuracy = _mean(rows, of=2)
         return metrics
 
     def _score(self, batch: Batch, counts: bool) -> Tensor:

@@ -29,7 +29,7 @@ CLASSES = {
 }
 NEEDS = {
     "causal_lm": ("tokens", "tokens"),
-    "seq2seq": ("tokens", "tokens"),
+    "seq2seq": ("seq2seq", "texts that are written (data.target=FIELD)"),
     "masked_lm": ("masked", "masked tokens (data.mask_percent=15)"),
     "classification": ("classification", "classes (data.label=FIELD)"),
 }
@@ -80,7 +80,7 @@ def _suit(config: Any, data: DataInfo, options: Any) -> None:
     if data.task != wanted:
         raise ConfigError(f"model.task={options.task} needs data for {words}, and these are for {data.task}.")
     if options.task == "classification":
-        config.num_labels = data.out_features
+        _name_classes(config, data)
     text = config.get_text_config()
     vocabulary, longest = getattr(text, "vocab_size", None), _context(text, options)
     if data.vocab_size is not None and vocabulary is not None and data.vocab_size > vocabulary:
@@ -88,10 +88,40 @@ def _suit(config: Any, data: DataInfo, options: Any) -> None:
             f"model.path={options.path} knows {vocabulary} tokens, and the data have {data.vocab_size}. Is "
             "data.tokenizer that of the model?"
         )
-    if data.seq_len is not None and longest is not None and data.seq_len > longest:
+    for key in ("seq_len", "target_len"):
+        size = getattr(data, key)
+        if size is not None and longest is not None and size > longest:
+            raise ConfigError(
+                f"data.{key}={size} is longer than the {longest} tokens of model.path={options.path}; lower it."
+            )
+
+
+def _name_classes(config: Any, data: DataInfo) -> None:
+    """Give a configuration the classes of the data, by number and, where they have one, by name.
+
+    Raises:
+        ConfigError: there is but one.
+    """
+    if data.out_features is None or data.out_features < 2:
         raise ConfigError(
-            f"data.seq_len={data.seq_len} is longer than the {longest} tokens of model.path={options.path}; lower it."
+            "model.task=classification needs at least two classes; the field that data.label names is the same in all "
+            "rows."
         )
+    before = list((config.id2label or {}).values())
+    config.num_labels, config.problem_type = data.out_features, "single_label_classification"
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is None:  # by which decoders find the end of a row
+        text.pad_token_id = data.pad
+    if not data.classes:
+        return
+    config.id2label = dict(enumerate(data.classes))
+    config.label2id = {name: number for number, name in enumerate(data.classes)}
+    named = not all(str(name).startswith("LABEL_") for name in before)
+    if named and len(before) == len(data.classes) and before != list(data.classes):
+        log.warning(
+            "the model knows the classes %s, and the data have %s in their places: its output layer starts from those",
+            ", ".join(map(str, before)), ", ".join(data.classes),
+        )  # fmt: skip
 
 
 def _context(text: Any, options: Any) -> int | None:

@@ -29,10 +29,12 @@ def multiplied(model: nn.Module) -> tuple[float, float]:
 
 def flops_per_token(model: nn.Module, seq_len: int | None) -> float:
     """Forward and backward: 2 for each parameter in a matrix product, 2 for the gradient of its input, 2 for its own if
-    it is trained, and 12 · layers · dim · seq_len of attention (PaLM, arXiv 2204.02311, appendix B)."""
+    it is trained, and 12 · layers · dim · seq_len of attention (PaLM, arXiv 2204.02311, appendix B). A token of an
+    encoder-decoder goes through about half of it: it is read or written."""
     config = model.config.get_text_config()
     total, learned = multiplied(model)
     heads, head_dim = (getattr(config, key, None) or 0 for key in ("num_attention_heads", "head_dim"))
     layers = sum(getattr(config, key, None) or 0 for key in ("num_hidden_layers", "num_decoder_layers"))
     width = heads * head_dim or config.hidden_size
-    return 4.0 * total + 2.0 * learned + 12.0 * layers * width * (seq_len or 0)
+    share = 0.5 if getattr(config, "is_encoder_decoder", False) else 1.0
+    return share * (4.0 * total + 2.0 * learned + 12.0 * layers * width * (seq_len or 0))
