@@ -58,6 +58,6 @@ def test_world_size_is_known_without_torch(bare):
 
 
 def test_world_size_is_left_open_where_gpus_may_be(bare):
-    bare.setattr(checks, "_may_have_gpu", lambda: True)
+    bare.setattr(checks, "may_have_gpu", lambda: True)
     assert known_world(LaunchConfig()) is None
     assert known_world(LaunchConfig(device="cpu")) == 2

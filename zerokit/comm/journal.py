@@ -81,7 +81,16 @@ class Journal:
 
 
 def _make_file(size: int) -> str:
-    folder = SHARED if os.access(SHARED, os.W_OK) else None
+    folder = SHARED if os.access(SHARED, os.W_OK) and _has_room(size) else None
     with tempfile.NamedTemporaryFile(prefix="zerokit-journal-", dir=folder, delete=False) as file:
-        file.truncate(size)
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # memory that is lacking later would be a SIGBUS
+        except OSError:
+            os.unlink(file.name)
+            raise
     return file.name
+
+
+def _has_room(size: int) -> bool:
+    room = os.statvfs(SHARED)
+    return room.f_bavail * room.f_frsize >= 2 * size

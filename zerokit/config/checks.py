@@ -182,7 +182,7 @@ def known_world(launch: LaunchConfig) -> int | None:
         return outside
     if launch.nproc is not None:
         return launch.nproc
-    return CPU_PROCESSES if launch.device == "cpu" or not _may_have_gpu() else None
+    return CPU_PROCESSES if launch.device == "cpu" or not may_have_gpu() else None
 
 
 def outside_world() -> int | None:
@@ -193,7 +193,8 @@ def outside_world() -> int | None:
     return tasks if tasks > 1 else None
 
 
-def _may_have_gpu() -> bool:
+def may_have_gpu() -> bool:
+    """Whether there is any sign of a GPU that this process may use."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     devices = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+
+SHARED, LITTLE = "/dev/shm", 1 << 20
+LIMITS = {
+    errno.EMFILE: "raise the limit of open files of a process (ulimit -n)",
+    errno.ENFILE: "this host has as many open files as it may have",
+    errno.EFBIG: "raise the limit of the size of files (ulimit -f)",
+}
+"""What to do about limits that no other folder helps against."""
 
 
 class ConfigError(ValueError):
@@ -41,12 +51,35 @@ def usable_folder() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, *LIMITS):
             raise
-        raise ConfigError(
-            f"Cannot use {error.filename or 'the output folder'}: {error.strerror}. Choose another output folder: "
-            "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR."
-        ) from error
+        raise ConfigError(_remedy(error)) from error
+
+
+def _remedy(error: OSError) -> str:
+    """What the disk, or the system, has refused, and what to do."""
+    if error.errno in LIMITS:
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{error.strerror}: {LIMITS[error.errno]}."
+    if error.errno == errno.ENOSPC and error.filename is None and _is_full(SHARED):
+        return (
+            f"{SHARED} is full, in which processes share memory: make room there, or give it more "
+            "(docker run --shm-size=8g)."
+        )
+    if error.filename and Path(error.filename).is_relative_to(tempfile.gettempdir()) and error.errno == errno.ENOSPC:
+        return f"{error.filename}: {error.strerror}. Make room there, or set TMPDIR to another folder."
+    return (
+        f"Cannot use {error.filename or 'the output folder'}: {error.strerror}. Choose another output folder: "
+        "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR."
+    )
+
+
+def _is_full(folder: str) -> bool:
+    try:
+        room = os.statvfs(folder)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < LITTLE
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

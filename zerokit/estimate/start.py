@@ -15,6 +15,7 @@ from zerokit.config.schema import Config
 from zerokit.config.terminal import say, wrapped
 from zerokit.estimate.own_process import in_own_process
 from zerokit.launch import finished, launch
+from zerokit.launch.before import check_before
 from zerokit.launch.environment import joined_rank
 from zerokit.launch.errors import TrainingFailed
 from zerokit.record.summary import PREDICTION, read_summary, write_summary
@@ -43,6 +44,7 @@ def start(config: Config, run_dir: Path, entry: str | None = None, choice: Choic
     Raises:
         ConfigError: as `launch`, or nothing is predicted to fit. TrainingFailed: as `launch`, of the last attempt.
     """
+    check_before(config, run_dir)
     if config.zero.auto:
         return _auto(config, run_dir, entry, choice or _in_own_process(_choose, config))
     return launch(config, run_dir, entry, _note(_predicted(config) if config.estimate.run else {}))

@@ -165,6 +165,10 @@ class Monitor:
                 time.sleep(0.1)
         return self._board.post("failed", cause=own, absent=[])["cause"]
 
+    def fail(self, cause: str) -> None:
+        """Let the run fail; any thread may call it."""
+        self._board.post("failed", cause=cause, absent=[])
+
     def records(self) -> bool:
         """Whether this rank writes down the cause of a failure: the first one that is there."""
         failed = self._board.read("failed")

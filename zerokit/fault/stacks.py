@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -56,8 +57,9 @@ class StackFile:
         """Stop answering the signal; an empty file is removed."""
         faulthandler.unregister(STUCK)
         self._file.close()
-        if self.path.stat().st_size == 0:
-            self.path.unlink()
+        with suppress(OSError):  # the folder may be gone
+            if self.path.stat().st_size == 0:
+                self.path.unlink()
 
 
 def _nccl_trace() -> bytes | None:

@@ -111,8 +111,9 @@ def _attempts(team: Team, run_dir: Path, entry: str, relay: Relay) -> dict[str, 
                 raise Interrupted(relay.signal) from failure
             mark_ended(run_dir, "failed", failure.headline)
             asked = relay.signal or failure.signal
-            if asked is not None or attempt == team.config.launch.max_restarts:
-                if attempt < team.config.launch.max_restarts:
+            here = (run_dir / "logs").is_dir()  # else somebody has removed or moved the folder
+            if asked is not None or attempt == team.config.launch.max_restarts or not here:
+                if asked is not None and attempt < team.config.launch.max_restarts:
                     complain(f"no restart: {signal.Signals(asked).name} asked the run to end.")
                 raise
             team = team.after(failure.rank)

@@ -55,6 +55,37 @@ def locked(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_free(run_dir: Path) -> None:
+    """Refuse a folder in which another job runs; one that has ended counts no more, whatever its workers do.
+
+    Raises:
+        ConfigError: as `locked` raises it.
+    """
+    path = Path(run_dir) / FILE
+    refuse_links(Path(run_dir), WRITTEN)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:  # there is none; or `locked` will say what is wrong with it
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _holder(path)
+        if not _is_gone(holder):
+            raise _in_use(run_dir, holder) from None
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _in_use(run_dir: Path, holder: dict[str, Any]) -> ConfigError:
+    who = f" (process {holder['pid']} on {holder['host']}, since {holder['since']})" if holder else ""
+    return ConfigError(
+        f"{run_dir} is in use by another job{who}: wait, or choose another folder with hydra.run.dir=DIR."
+    )
+
+
 def _acquire(descriptor: int, path: Path, run_dir: Path) -> None:
     """Take the lock; wait for the workers of a launcher that was killed, which end with it, but not at once."""
     deadline = None
@@ -69,9 +100,7 @@ def _acquire(descriptor: int, path: Path, run_dir: Path) -> None:
                 deadline = time.monotonic() + PATIENCE_S
                 say(f"waiting for the workers of process {holder['pid']}, which has ended, in {run_dir}")
             if not gone or time.monotonic() > deadline:
-                who = f" (process {holder['pid']} on {holder['host']}, since {holder['since']})" if holder else ""
-                raise ConfigError(f"{run_dir} is in use by another job{who}: wait, or choose another folder with "
-                                  "hydra.run.dir=DIR.") from None  # fmt: skip
+                raise _in_use(run_dir, holder) from None
             time.sleep(POLL_S)
         except OSError as error:
             if error.errno not in NO_LOCKS:

@@ -305,6 +305,8 @@ class Saver(Callback):
         began = time.perf_counter()
         try:
             ready()
+            if not self._exchange.first(self.root.parent.is_dir()):  # `save_state` would make it again
+                raise StateError(f"{self.root.parent} is gone: somebody has removed or moved the output folder.")
             save_state(path, file, stream, self._exchange, facts, disk=self.disk)
             self._retain(path, step, facts.get("best", {}).get("step"))
             self.last_step, self.write_s = step, time.perf_counter() - began

@@ -11,7 +11,7 @@ from typing import Any
 from zerokit.callbacks import Callback, Run
 from zerokit.comm.process import meeting_place, place, start
 from zerokit.config.schema import Config
-from zerokit.fault import END, Ended, Limits, Monitor, is_consequence
+from zerokit.fault import END, Ended, FolderWatch, Limits, Monitor, is_consequence
 from zerokit.record import summary as summaries
 from zerokit.report.ended import mark_ended
 from zerokit.train.assemble import assemble, communicator
@@ -45,7 +45,9 @@ def run(config: dict[str, Any], run_dir: str, advise: Advise | None = None) -> d
     this = Run(cfg, folder, rank, world, facts | summaries.predicted_facts(folder))
     shown = _shown(this) if rank == 0 else ()
     callbacks = Callbacks(shown)
-    with _monitor(this) as monitor:
+    with FolderWatch(folder / "logs") as logs, _monitor(this, logs) as monitor:
+        if rank == 0:
+            logs.start(lambda: monitor.fail(_gone(this, logs)))
         try:
             with start(cfg.launch) as process:
                 comm = communicator(cfg, process.device)
@@ -62,7 +64,7 @@ def run(config: dict[str, Any], run_dir: str, advise: Advise | None = None) -> d
             cause = monitor.cause(failure)
             this.summary |= {"status": "failed", "error": cause}
             if monitor.records():
-                _record(this, "failed", cause)
+                _record(this, logs, "failed", cause)
             callbacks.on_failure(this.summary)
             if is_consequence(error):
                 raise Ended(cause) from error
@@ -77,20 +79,31 @@ def _shown(this: Run) -> tuple[Callback, ...]:
     return Shown(lambda: Terminal(this), "the terminal"), Shown(lambda: Tracking(this), "the tracker"), Recorder(this)
 
 
-def _monitor(this: Run) -> Monitor:
+def _monitor(this: Run, written: FolderWatch) -> Monitor:
     launch = this.config.launch
     store = meeting_place(launch)
     limits = Limits(launch.step_timeout_s, launch.start_timeout_s, launch.save_timeout_s)
-    clone, record = None if store is None else store.clone(), partial(_record, this)
+    clone, record = None if store is None else store.clone(), partial(_record, this, written)
     logs = this.folder / "logs"
     return Monitor(clone, this.rank, this.world, limits, logs, record, launch.save_signals)
 
 
-def _record(this: Run, status: str, cause: str) -> None:
-    """Write down how and why a run ended that does not come to its end, also from a thread beside one that hangs."""
+def _gone(this: Run, logs: FolderWatch) -> str:
+    where = logs.now()
+    what = "removed" if where is None else f"moved to {where.parent}"
+    return f"the output folder {this.folder} was {what} while the run wrote into it"
+
+
+def _record(this: Run, logs: FolderWatch, status: str, cause: str) -> None:
+    """Write down how and why a run ended that does not come to its end, also from a thread beside one that hangs.
+
+    logs: of the run's folder, to which they lead also if it has been moved.
+    """
+    where = logs.now()
+    folder = this.folder if where is None else where.parent
     if this.rank == 0:
-        known = this.summary | progress_facts(this.trainer) | {"files": summaries.files(this.folder)}
-        mark_ended(this.folder, status, cause, known)
+        known = this.summary | progress_facts(this.trainer) | {"files": summaries.files(folder)}
+        mark_ended(folder, status, cause, known)
     elif summaries.read_summary(this.folder):  # else it is another host's folder, and not that of rank 0
         mark_ended(this.folder, status, cause)
 
