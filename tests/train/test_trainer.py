@@ -12,6 +12,7 @@ from torch import nn
 from tests.ranks import run_ranks
 from zerokit.comm import Communicator
 from zerokit.config.batch import Batch
+from zerokit.config.data_info import DataInfo
 from zerokit.config.schema import TrainConfig
 from zerokit.record.metrics import bits_per_byte
 from zerokit.scheduler._base import Rates
@@ -67,9 +68,7 @@ class Source:
 
     def __init__(self, clock: Clock, seq_len: int | None = SEQ_LEN, bytes_per_token: float | None = None):
         self.clock, self.held_out = clock, 1 << 20
-        self.info = SimpleNamespace(
-            task="regression", counted="samples", seq_len=seq_len, bytes_per_token=bytes_per_token
-        )
+        self.info = DataInfo("regression", seq_len, None, 1, 1, "", "", bytes_per_token)
 
     def __len__(self) -> int:
         return 32

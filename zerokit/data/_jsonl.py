@@ -17,6 +17,7 @@ from zerokit.data._tokenizer import Tokenizer
 
 def build(options, seed: int) -> DocumentSource:
     """Source of the texts, and of their classes if `label` names them, or of pairs if `target` does."""
+    options = options.resolved()
     if options.target is not None:
         read, sizes = partial(_pairs.read, options), [options.seq_len, options.target_tokens, options.long]
         return build_documents("pairs", options, seed, read, _pairs.PairSource, masked=True, sizes=sizes,

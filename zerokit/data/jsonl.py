@@ -1,7 +1,7 @@
 """Rows with a field of text: JSON by line, a JSON list, parquet, or what `datasets` has saved; also with a class, or
 with another text that follows from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from zerokit.config.registry import register
@@ -27,11 +27,9 @@ class JsonlOptions(DocumentOptions):
     class or a target, else split."""
 
     def __post_init__(self) -> None:
-        alone = next((key for key in ("label", "target") if getattr(self, key) is not None), None)
-        self.packing = self.packing or ("none" if alone else "apart")
-        self.long = self.long or ("cut" if alone else "split")
         super().__post_init__()
-        if alone and self.packing != "none":
+        alone = self._alone
+        if alone and self.packing not in ("none", None):
             kind = {"label": "a class", "target": "a target"}[alone]
             raise ValueError(
                 f"packing: {kind} belongs to one text; with {alone}={getattr(self, alone)} expected none, or null."
@@ -49,6 +47,16 @@ class JsonlOptions(DocumentOptions):
                 raise ValueError(f"{key}: expected one of target and {key}; got both.")
         if self.target_tokens < 2:
             raise ValueError(f"target_len: expected at least 2 tokens; got {self.target_len}.")
+
+    @property
+    def _alone(self) -> str | None:
+        """The key of what belongs to one text, and not to a row of several."""
+        return next((key for key in ("label", "target") if getattr(self, key) is not None), None)
+
+    def resolved(self) -> "JsonlOptions":
+        """The same without null for what follows from other options."""
+        packing, long = ("none", "cut") if self._alone else ("apart", "split")
+        return replace(self, packing=self.packing or packing, long=self.long or long)
 
     @property
     def target_tokens(self) -> int:
