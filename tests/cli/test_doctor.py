@@ -147,3 +147,11 @@ def test_gloo_that_fails_says_why(monkeypatch):
 def test_a_process_of_the_probe_that_fails_is_an_error():
     with pytest.raises(RuntimeError, match="no_backend"):
         all_reduce_seconds("no_backend", 2, 1024)
+
+
+def test_advice_names_packages_that_pypi_has(monkeypatch):
+    monkeypatch.setattr("zerokit.doctor.software.find_spec", lambda module: None)
+    (line,) = [line for line in software() if line.what == "extras"]
+    assert "zerokit" not in line.remedy
+    for name in ("tensorboard", "wandb-workspaces", "hydra-submitit-launcher", "submitit", "optuna"):
+        assert f" {name}" in line.remedy, line.remedy

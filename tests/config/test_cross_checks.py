@@ -29,6 +29,7 @@ from zerokit.config.schema import LaunchConfig
             ["model=mlp", "data=synthetic", "data.task=regression", "train.loss_mean=tokens"],
             "this is data for regression",
         ),
+        (["optimizer=onebit_adam", "zero=stage1", "train.cuda_graph=true"], "optimizer=onebit_adam change after its"),
         (["checkpointing=cpu", "train.cuda_graph=true"], "checkpointing=cpu takes other host memory in every step"),
         (["data=text", "data.files=[no_such_file]"], "no file matches 'no_such_file'"),
     ],
@@ -61,3 +62,8 @@ def test_world_size_is_left_open_where_gpus_may_be(bare):
     bare.setattr(checks, "may_have_gpu", lambda: True)
     assert known_world(LaunchConfig()) is None
     assert known_world(LaunchConfig(device="cpu")) == 2
+
+
+def test_a_variable_to_copy_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="hydra.job.env_copy: the environment has no variable NOT_THERE"):
+        config("hydra.job.env_copy=[NOT_THERE]")

@@ -100,6 +100,11 @@ def _check_graph(config: Config) -> None:
             "train.cuda_graph=true replays copies to the addresses of one step, and checkpointing=cpu takes other host "
             "memory in every step. Set train.cuda_graph=false, or choose checkpointing=full or selective."
         )
+    if config.train.cuda_graph and hasattr(config.optimizer.options, "freeze_step"):
+        raise ConfigError(
+            f"train.cuda_graph=true replays one recorded step, and those of optimizer={config.optimizer.name} change "
+            "after its warm-up. Set train.cuda_graph=false, or choose another optimizer."
+        )
 
 
 def _check_data(config: Config) -> None:

@@ -29,7 +29,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.parse import defaults, unknown_key
 from zerokit.config.paths import CONF
 from zerokit.config.schema import SECTIONS, UNRESOLVED, Config
-from zerokit.config.translate import translate
+from zerokit.config.translate import translate, uncopied
 from zerokit.config.usual import instead
 
 OVERLAYS = ("experiment", "debug")
@@ -151,6 +151,10 @@ def translated() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise translate(error) from error
+    except KeyError as error:
+        if (name := uncopied(error)) is None:
+            raise
+        raise ConfigError(f"hydra.job.env_copy: the environment has no variable {name}.") from error
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from traceback import walk_tb
 
 import yaml
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
@@ -39,6 +41,13 @@ def translate(error: Exception) -> ConfigError:
     if isinstance(error, ConfigCompositionException) and isinstance(cause, (OmegaConfBaseException, yaml.YAMLError)):
         return translate(cause)
     return _other(str(error))
+
+
+def uncopied(error: KeyError) -> str | None:
+    """The variable that Hydra was to copy (`hydra.job.env_copy`) and that is not there; None if it is no such error."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    of_environment = type(os.environ).__getitem__.__code__.co_filename
+    return str(error.args[0]) if files[-1] == of_environment and "hydra" in files[-2] else None
 
 
 def _missing_config(error: MissingConfigException) -> ConfigError:

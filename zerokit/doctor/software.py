@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 
 from zerokit.doctor.line import Line, bad, note, ok
@@ -30,9 +31,8 @@ def software() -> Iterator[Line]:
     yield ok("PyTorch", f"{torch.__version__}, built for {built}")
     missing = sorted(extra for module, extra in EXTRAS.items() if find_spec(module) is None)
     if missing:
-        yield note(
-            "extras", f"not installed: {', '.join(missing)}", f"pip install 'zerokit[{','.join(missing)}]' where wanted"
-        )
+        names = " ".join(name for extra in missing for name in packages_of(extra))
+        yield note("extras", f"not installed: {', '.join(missing)}", f"pip install {names}, where wanted")
     compiler = next(
         (name for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and shutil.which(name)), None
     )
@@ -42,6 +42,12 @@ def software() -> Iterator[Line]:
         yield note(
             "C++ compiler", "none found", "kernels of GPUs need one, and so does train.compile=true: install g++"
         )
+
+
+def packages_of(extra: str) -> list[str]:
+    """What an extra of zerokit installs, by the names of PyPI, on which zerokit itself is not."""
+    marked = re.compile(rf"""([\w.-]+)[^;]*;.*extra == ['"]{re.escape(extra)}['"]""")
+    return [match[1] for line in requires("zerokit") or () if (match := marked.fullmatch(line))]
 
 
 def wandb_state() -> Iterator[Line]:

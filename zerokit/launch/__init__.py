@@ -15,10 +15,11 @@ from zerokit.config.schedule import fixed_length
 from zerokit.config.schema import Config
 from zerokit.config.terminal import say
 from zerokit.launch.environment import joined_rank
-from zerokit.record.summary import read_summary
-from zerokit.state.folder import FOLDER
+from zerokit.record.attempts import left_by_run, set_aside
+from zerokit.record.summary import FILES, read_summary
+from zerokit.state.folder import FOLDER, saved_states
 from zerokit.state.lock import locked
-from zerokit.state.resume import SCHEDULE, check_config, newest_step
+from zerokit.state.resume import SCHEDULE, check_config, newest_step, started_again
 
 WORKER = "zerokit.estimate.worker:run"
 """Default entry: `run(config: dict, run_dir: str) -> dict`, called in every worker process."""
@@ -28,6 +29,8 @@ def launch(
     config: Config, run_dir: Path, entry: str | None = None, notes: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Write config.yaml into the output folder, run the entry in every worker, and return the summary of rank 0.
+
+    What an earlier run has left there moves to `attempts/N`, unless this one goes on from its states.
 
     Args:
         config: the checked configuration.
@@ -54,6 +57,7 @@ def launch(
         if (done := finished(config, run_dir)) is not None:
             say(f"nothing left to do: step {done['steps']} of {config.train.steps}, in {run_dir}")
             return done
+        _set_aside(run_dir)
         files = {"config.yaml": OmegaConf.to_yaml(OmegaConf.create(written)), **(notes or {})}
         for name, text in files.items():
             replace_text(run_dir / name, text)
@@ -62,6 +66,14 @@ def launch(
         from zerokit.launch import local
 
         return local.run(config, run_dir, entry)
+
+
+def _set_aside(run_dir: Path) -> None:
+    """Keep what an earlier run has left in the folder if this one does not go on from it."""
+    if not (run_dir / FILES["summary"]).exists() or started_again() or saved_states(run_dir / FOLDER):
+        return
+    place = set_aside(run_dir, left_by_run(run_dir))
+    say(f"{run_dir} holds an earlier run, without a state to go on from: its files are in {place.relative_to(run_dir)}")
 
 
 def finished(config: Config, run_dir: Path) -> dict[str, Any] | None:

@@ -95,7 +95,14 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], allowed: Seque
     changed = [key for key in saved if key in now and saved[key] != now[key] and not allows(allowed, key)]
     names = {key.split(".")[0] for key in changed if key.endswith(".name")}
     shown = [key for key in changed if key.endswith(".name") or key.split(".")[0] not in names]
+    if allowed and shown:  # what may change the shapes of weights is told beside them, since then nothing covers it
+        shown += [key for key in saved if key in now and saved[key] != now[key] and key not in changed and _shapes(key)]
     return [f"{key}: {spell(saved[key])} in the state, {spell(now[key])} here" for key in shown]
+
+
+def _shapes(key: str) -> bool:
+    """Whether an option may change shapes of weights."""
+    return key.startswith("model.") and key not in SHAPELESS
 
 
 def refusal(path: Path, lines: Sequence[str]) -> str:
@@ -106,7 +113,7 @@ def refusal(path: Path, lines: Sequence[str]) -> str:
     if schedule := [line for line in lines if line.startswith(f"{SCHEDULE}: ")]:
         length = schedule[0].removeprefix(f"{SCHEDULE}: ").partition(" ")[0]
         other = f"keep the schedule of the learning rate with {SCHEDULE}={length}, {other}"
-    if any(key.startswith("model.") and key not in SHAPELESS for key in keys):
+    if any(map(_shapes, keys)):
         ways = f"Put these back, or {other}."
     else:
         names = ",".join(key.removesuffix(".name") for key in keys)

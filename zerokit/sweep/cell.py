@@ -14,6 +14,8 @@ from zerokit.config.identity import digest
 from zerokit.config.parse import finite
 from zerokit.config.schema import Config
 from zerokit.config.suspect import parse_yaml
+from zerokit.record.attempts import FOLDER as ATTEMPTS
+from zerokit.record.attempts import set_aside
 from zerokit.record.metrics import GIB, Loss, counted, last_loss, last_metrics
 from zerokit.record.summary import predicted_facts, read_summary
 from zerokit.state.folder import FOLDER as STATES
@@ -21,8 +23,6 @@ from zerokit.state.folder import saved_states
 
 if TYPE_CHECKING:
     from zerokit.estimate.choose import Choice
-
-ATTEMPTS = "attempts"
 
 
 class State(Enum):
@@ -110,17 +110,8 @@ class Cell:
         if not again and self.has_finished():
             return False
         if again or not self.is_half_done():
-            self._set_aside()
+            set_aside(self.folder, (path for path in self.folder.glob("*") if path.name != ATTEMPTS))
         return True
-
-    def _set_aside(self) -> None:
-        left = [path for path in self.folder.glob("*") if path.name != ATTEMPTS]
-        if left:
-            attempts = self.folder / ATTEMPTS
-            place = attempts / str(1 + sum(1 for _ in attempts.glob("*")))
-            place.mkdir(parents=True)
-            for path in left:
-                path.rename(place / path.name)
 
     def _same_config(self) -> bool:
         """Whether the run in the folder is of this configuration, or of what zero=auto chose for it."""

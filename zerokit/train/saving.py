@@ -187,7 +187,11 @@ class Saver(Callback):
         if lines := differences(manifest.facts.get("training", {}), self.training, allowed):
             raise StateMismatch(refusal(path, lines))
         optional = ("optimizer.",) if any(name.split(".")[0] == "optimizer" for name in allowed) else ()
-        self._engine.load(path, extra=self._own(), optional=optional, manifest=manifest)
+        try:
+            self._engine.load(path, extra=self._own(), optional=optional, manifest=manifest)
+        except StateMismatch as error:
+            lines = differences(manifest.facts.get("training", {}), self.training)
+            raise StateMismatch("\n  ".join([str(error), *lines])) from None
         if "trainer" in manifest.facts:
             try:
                 self.trainer.load_state(manifest.facts["trainer"])
