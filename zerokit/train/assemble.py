@@ -27,6 +27,7 @@ from zerokit.train.groups import parameter_groups
 from zerokit.train.loader import Loader
 from zerokit.train.objective import Objective
 from zerokit.train.trainer import Trainer
+from zerokit.train.wrapping import replace_forward, unwrap
 from zerokit.zero.engine import Engine
 from zerokit.zero.materialize import build_on_meta
 from zerokit.zero.model.partition import find_blocks, unit_modules
@@ -85,13 +86,15 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def wrap_blocks(model: nn.Module, cfg: Config, device: torch.device, backend: Any = None) -> None:
-    """Give every block's forward its activation checkpointing; compile it, and other units.
+    """Give every block's forward its activation checkpointing; compile it, and other units. What an engine of before
+    has put on the model is taken off first.
 
     backend: of torch.compile, in place of that of the config.
     """
     checkpointing = registry.build("checkpointing", cfg.checkpointing)
+    unwrap(model)
     for index, block in enumerate(find_blocks(model)):
-        block.forward = checkpointing.wrap(block.forward, index)
+        replace_forward(block, checkpointing.wrap(block.forward, index))
     if cfg.checkpointing.name != "none":
         keep_no_caches(model)
     if is_compiled(cfg, device.type):
@@ -115,7 +118,7 @@ def compile_blocks(model: nn.Module, patterns: Sequence[str] = (), backend: Any 
         holds_units = any(inner in units for inner in module.modules() if inner is not module)
         gains = getattr(module, "compiles", not isinstance(module, nn.Embedding))
         if gains and not holds_units:
-            module.forward = torch.compile(module.forward, backend=backend, **options)
+            replace_forward(module, torch.compile(module.forward, backend=backend, **options))
 
 
 def numerics(cfg: Config, device: torch.device) -> Numerics:
@@ -160,13 +163,12 @@ def _ranks_of_a_host(cfg: Config, device: torch.device) -> int:
 
 
 def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation: int,
-                 kind: Callable[..., Engine] = Engine, groups: ParameterGroups | None = None) -> Engine:  # fmt: skip
+                 kind: Callable[..., Engine] = Engine, groups: ParameterGroups | None = None,
+                 **own: Any) -> Engine:  # fmt: skip
     """The engine for a model, as the config's groups `zero`, `precision`, `optimizer` and `train` say; `groups`, whose
-    first has a rule, take the place of what `optimizer` says."""
+    first has a rule, take the place of what `optimizer` says, and keywords of `own` that of others."""
     optimizer = registry.build("optimizer", cfg.optimizer) if groups is None else groups.groups[0].rule
-    engine = kind(
-        model,
-        optimizer,
+    keywords = dict(
         stage=cfg.zero.stage,
         comm=comm,
         numerics=numerics(cfg, comm.device),
@@ -186,6 +188,7 @@ def build_engine(model: nn.Module, cfg: Config, comm: Communicator, accumulation
         max_skips=cfg.train.max_skips,
         save_frozen=cfg.adapter.name == "none",
     )
+    engine = kind(model, optimizer, **{**keywords, **own})
     if cfg.zero.transport == "peer" and comm.shared_bytes == 0:
         log.warning("zero.transport=peer needs several GPUs of one host at stage 1 or above; using collectives.")
     return engine

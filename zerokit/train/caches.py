@@ -16,7 +16,8 @@ def keep_no_caches(model: nn.Module) -> None:
     activation checkpointing is to free.
     """
     for module in model.modules():
-        if hasattr(getattr(module, "config", None), "use_cache") and _takes_cache(module):
+        has_cache = hasattr(getattr(module, "config", None), "use_cache") and _takes_cache(module)
+        if has_cache and _without_cache not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_without_cache, with_kwargs=True)
 
 

@@ -22,6 +22,7 @@ from zerokit.config.parse import spell
 from zerokit.config.schema import BatchConfig, Config
 from zerokit.train.assemble import build_engine, communicator, wrap_blocks
 from zerokit.train.client import ClientEngine
+from zerokit.train.first_values import first_values
 from zerokit.train.takeover import Division, choices, divide
 from zerokit.zero.engine import Engine
 
@@ -53,8 +54,9 @@ def initialize(
 ) -> Engine:
     """Divide a model's training state among the ranks and return its engine.
 
-    model: with real values (those of rank 0 count), or built under `torch.device("meta")`, whose modules then
-        initialise themselves on the ranks. It must not have been moved to a device or wrapped before.
+    model: with real values (those of rank 0 count; the other ranks may have it on the meta device), or built under
+        `torch.device("meta")`, whose modules then initialise themselves on the ranks. It must not have been moved to a
+        device or wrapped before.
     config: groups as on the command line: `{"zero": {"stage": 3}, "precision": "bf16", "optimizer": {"name": "adamw",
         "lr": 3e-4}, "train": {"clip_norm": 1.0}, "batch": {"accumulation": 4}}`. A name alone takes a group's defaults.
         Nothing is clipped unless `train.clip_norm` says so.
@@ -70,9 +72,10 @@ def initialize(
     comm = communicator(cfg, device)
     wrap_blocks(model, cfg, device)
     accumulation = _accumulation(cfg.batch, comm.world)
+    own = first_values(model, comm)
     if division is None:
-        return build_engine(model, cfg, comm, accumulation)
-    engine = build_engine(model, cfg, comm, accumulation, ClientEngine, division.groups)
+        return build_engine(model, cfg, comm, accumulation, **own)
+    engine = build_engine(model, cfg, comm, accumulation, ClientEngine, division.groups, **own)
     engine.follow(optimizer, names, division)
     return engine
 

@@ -56,6 +56,7 @@ class DeepSpeedEngine(nn.Module):
         self.training_dataloader: DeepSpeedDataLoader | None = None
         self.micro_steps = self.global_steps = self.global_samples = 0
         self._boundary: bool | None = None
+        self._destroyed = False
         self._inside_no_sync = self._in_step = False
         self._applied: bool | None = False  # None: the device knows
         self._skipped_before = torch.zeros((), dtype=torch.float64, device=engine.device)
@@ -318,8 +319,12 @@ class DeepSpeedEngine(nn.Module):
         return getattr(self, "_compiled", bool(self._setup.typed.train.compile))
 
     def destroy(self) -> None:
-        """End what the engine has running: its tracker."""
+        """Give the model back with whole fp32 weights of its own, free the memory, and end the tracker's run. Every
+        rank calls it; the engine is of no use any more."""
         self._monitor.finish(self)
+        if not self._destroyed:
+            self._destroyed = True
+            self.engine.detach()
 
     # -- states ------------------------------------------------------------------------------------------------------
 

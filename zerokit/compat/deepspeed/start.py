@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from zerokit.comm import Communicator
 from zerokit.comm.process import device_of
 from zerokit.compat.deepspeed import comm, membership
 from zerokit.compat.deepspeed.engine import DeepSpeedEngine, Setup
@@ -22,7 +21,8 @@ from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
 from zerokit.config.schema import Config
-from zerokit.train.assemble import build_engine, wrap_blocks
+from zerokit.train.assemble import build_engine, communicator, wrap_blocks
+from zerokit.train.first_values import first_values
 from zerokit.train.initialize import typed
 from zerokit.train.takeover import Division, changed, choices, divide, make_choice
 from zerokit.zero.engine import Engine
@@ -186,21 +186,13 @@ def _without_optimizer(model: nn.Module) -> Division:
 
 def _inner(model: nn.Module, setup: Setup, division: Division) -> Engine:
     cfg, device = setup.typed, device_of(setup.typed.launch)
-    ranks = Communicator(device, cfg.launch.timeout_s)
+    ranks = communicator(cfg, device)
     wrap_blocks(model, cfg, device)
     options = cfg.precision.options
     two_formats = getattr(options, "reduce_dtype", None) != getattr(options, "accumulate_dtype", None)
     # A script may use more micro-batches than it says (no_sync): their sums need the format of sums.
     accumulation = max(setup.batch.accumulation, 2 if two_formats else 1)
-    own = {"seed": None} if _rank_0_has_the_values(model, ranks) else {}
-    return build_engine(model, cfg, ranks, accumulation, lambda *a, **k: Engine(*a, **{**k, **own}), division.groups)
-
-
-def _rank_0_has_the_values(model: nn.Module, ranks: Communicator) -> bool:
-    """Whether a model was built under `zero.Init`: all ranks ask, as they must take its first values in one way."""
-    missing = float(any(parameter.is_meta for parameter in model.parameters()))
-    first, *others = [row[0] for row in ranks.gather_row([missing])]
-    return not first and any(others)
+    return build_engine(model, cfg, ranks, accumulation, groups=division.groups, **first_values(model, ranks))
 
 
 # -- schedulers ------------------------------------------------------------------------------------------------------
