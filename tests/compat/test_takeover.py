@@ -166,8 +166,8 @@ def test_model_parameters_are_groups_of_the_jsons_optimizer():
 
 def test_hyperparameters_that_must_stay_are_watched():
     engine, optimizer, *_ = make(2, CLASSES["AdamW"])
-    optimizer.param_groups[0]["weight_decay"] = 0.5
-    with pytest.raises(ConfigError, match=r"param_groups\[0\]\['weight_decay'\] went from 0.1 to 0.5"):
+    optimizer.param_groups[0]["eps"] = 0.5
+    with pytest.raises(ConfigError, match=r"param_groups\[0\]\['eps'\] went from 1e-08 to 0.5"):
         train(engine, 1)
 
 

@@ -182,8 +182,8 @@ def test_a_replaced_layer_keeps_the_group_of_its_name(stage):
 
 def test_what_must_stay_is_watched():
     engine, optimizer = make_engine(OPTIMIZERS["adam"], 2)
-    optimizer.param_groups[0]["weight_decay"] = 0.5
-    with pytest.raises(ConfigError, match=r"param_groups\[0\]\['weight_decay'\] went from 0.1 to 0.5"):
+    optimizer.param_groups[0]["eps"] = 0.5
+    with pytest.raises(ConfigError, match=r"param_groups\[0\]\['eps'\] went from 1e-06 to 0.5"):
         train(engine, steps=1)
 
 

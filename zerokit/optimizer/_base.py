@@ -143,6 +143,8 @@ class Optimizer:
     `keep(now)` gives the next ones."""
     tables: Mapping[str, Sequence[float]] = {}
     """Constant vectors that `update` finds in `s`."""
+    keeps_decay = False
+    """Whether its weight decay is fixed when it is made, in place of `now.weight_decay`."""
     compiles = True
     """Whether torch.compile may make one kernel of `update`."""
     exact_steps: int | None = None

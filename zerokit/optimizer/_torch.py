@@ -7,6 +7,7 @@ step) become `kept` numbers of the hyperparameter group.
 from __future__ import annotations
 
 import inspect
+from collections import UserDict
 from functools import cached_property
 from typing import Any
 
@@ -22,12 +23,12 @@ ENGINE_ARGUMENTS = ("params", "lr", "weight_decay", "foreach", "fused", "captura
 PROBE = 6
 
 
-class _FirstValues(dict):
+class _FirstValues(UserDict):
     """A state that remembers the first value under each key."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.first: dict[str, Any] = {}
+        super().__init__()
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.first.setdefault(key, value.clone() if isinstance(value, Tensor) else value)
@@ -37,13 +38,14 @@ class _FirstValues(dict):
 class TorchOptim(Optimizer):
     """Runs one step of the class on copies of the elements and states it is given.
 
-    options: `type`, `params`, `lr`, `weight_decay` (`zerokit.optimizer.torch.TorchOptions`).
+    options: `type` (a name, or a class), `params`, `lr`, `weight_decay` (`zerokit.optimizer.torch.TorchOptions`).
 
     Raises:
         ConfigError: no such class or argument, or an element's step depends on more than that element.
     """
 
     compiles = False
+    keeps_decay = True
     momentum = None
 
     def __init__(self, options: Any, weight_decay: float | None = None):
@@ -53,6 +55,7 @@ class TorchOptim(Optimizer):
         self._signature = inspect.signature(self._class).parameters
         self._check_arguments()
         self._names: list[str] = []
+        self._kinds: dict[str, type] = {}  # of the numbers that are kept
         self._probe()
 
     @cached_property
@@ -64,7 +67,7 @@ class TorchOptim(Optimizer):
         return self if ndim >= 2 or self.options.decay_norms_and_biases or not self._decay else self._undecayed
 
     def _refuse(self, why: str) -> ConfigError:
-        return ConfigError(f"optimizer.type={self.options.type} {why}")
+        return ConfigError(f"optimizer.type={self._class.__name__} {why}")
 
     def _check_arguments(self) -> None:
         allowed = [key for key in self._signature if key not in ENGINE_ARGUMENTS]
@@ -87,18 +90,26 @@ class TorchOptim(Optimizer):
         generator = torch.Generator().manual_seed(0)
         start, gradient = torch.randn(2, PROBE, generator=generator).unbind()
         first = self._first_values(start, gradient)
-        constant = {key: value for key, value in first.items() if isinstance(value, Tensor) and value.numel() == 1}
+        constant = {key: value for key, value in first.items() if _is_number(value)}
         longer = {key: value for key, value in first.items() if key not in constant}
         for key, value in longer.items():
             if not isinstance(value, Tensor) or value.shape != start.shape:
                 raise self._refuse(f"keeps '{key}', which is not one number per element: it cannot run on shards.")
         self.kept = {key: float(value) for key, value in constant.items()}
+        self._kinds = {key: type(value) for key, value in constant.items()}
         self._names = list(longer)
         self.states = tuple(State(key, initial=self._initial(key, v, start)) for key, v in longer.items())
         whole = self._first_values(start, gradient, steps=3)["new"]
         parts = [self._first_values(start[cut], gradient[cut], steps=3)["new"] for cut in (slice(2), slice(2, None))]
         if not torch.equal(whole, torch.cat(parts)):
             raise self._refuse("does not move each element on its own: it cannot run on shards.")
+        begun = tuple(start.clone() if s.initial == "parameter" else torch.full_like(start, s.initial)
+                      for s in self.states)  # fmt: skip
+        numbers = {key: torch.tensor(value) for key, value in {"lr": self.options.lr, **self.kept}.items()}
+        if not torch.equal(
+            self._step(start, gradient, begun, numbers)[0], self._first_values(start, gradient, 1)["new"]
+        ):
+            raise self._refuse("takes another first step with the first values of its states than without any.")
 
     def _first_values(self, start: Tensor, gradient: Tensor, steps: int = 0) -> dict[str, Any]:
         """First values of what the class keeps; with `steps` the values after them, as "new"."""
@@ -139,6 +150,11 @@ class TorchOptim(Optimizer):
         """New values and states of elements `p` with gradients `g`, all (n,) fp32."""
         return self._step(p, g, state, s)[:2]
 
+    def _number(self, key: str, value: Tensor) -> Any:
+        """A number that is kept as the class keeps it."""
+        kind = self._kinds[key]
+        return value.clone() if issubclass(kind, Tensor) else kind(round(float(value)) if kind is int else value)
+
     def _step(self, p: Tensor, g: Tensor, state: tuple[Tensor, ...], s: dict[str, Tensor]) -> tuple:
         parameter = nn.Parameter(p.clone())
         parameter.grad = g.clone()
@@ -146,13 +162,19 @@ class TorchOptim(Optimizer):
         optimizer.param_groups[0]["lr"] = s["lr"] if p.is_cuda else float(s["lr"])
         values = optimizer.state[parameter]
         values.update({key: value.clone() for key, value in zip(self._names, state, strict=True)})
-        values.update({key: s[key].clone() for key in self.kept})
+        values.update({key: self._number(key, s[key]) for key in self.kept})
         optimizer.step()
-        kept = {key: values[key].double() for key in self.kept}
+        kept = {key: torch.as_tensor(values[key], device=p.device).double() for key in self.kept}
         return parameter.detach(), tuple(values[key] for key in self._names), kept
 
 
-def _class_of(name: str) -> type:
+def _is_number(value: Any) -> bool:
+    return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
+
+
+def _class_of(name: str | type) -> type:
+    if inspect.isclass(name):
+        return name
     classes = {
         key: value
         for key, value in vars(torch.optim).items()

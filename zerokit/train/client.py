@@ -12,7 +12,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.train.takeover import Division
 from zerokit.zero.engine import Engine
 
-FIXED = ("weight_decay", "eps", "nesterov")
+FIXED = ("eps", "nesterov")
 """Hyperparameters that a running training keeps."""
 
 Groups = Sequence[dict[str, Any]]
@@ -21,12 +21,15 @@ Groups = Sequence[dict[str, Any]]
 class Hyperparameters:
     """The parameter groups of an optimizer, for an engine whose groups are `division`.
 
-    Learning rates, and one momentum (or first beta) for all groups, may change from step to step.
+    Learning rates, weight decays, and one momentum (or first beta) for all groups, may change from step to step.
     """
 
     def __init__(self, groups: Groups, division: Division):
         self.groups, self._division = groups, division
-        self._fixed = [_fixed_values(group) for group in groups]
+        rules = zip(division.origin, division.groups.groups, strict=True)
+        self._keep_decay = {origin for origin, group in rules if group.rule.keeps_decay}
+        self._fixed = [self._fixed_values(index) for index in range(len(groups))]
+        self._decays = self._all_decays()
         self._rates: list[float] | None = None
         self._momentum = self._momenta()
 
@@ -40,6 +43,10 @@ class Hyperparameters:
             ConfigError: one has changed that must stay, or the groups' momenta differ and have changed.
         """
         self._check_fixed()
+        decays = self._all_decays()
+        if decays != self._decays:
+            self._decays = decays
+            engine.set_weight_decay(decays)
         rates, division = [float(group["lr"]) for group in self.groups], self._division
         factors = [rates[o] * r for o, r in zip(division.origin, division.ratio, strict=True)]
         engine.set_lr(1.0, None if rates == self._rates else factors)
@@ -51,19 +58,25 @@ class Hyperparameters:
             self._momentum = momenta
             engine.set_momentum(momenta[0])
 
+    def _all_decays(self) -> list[float]:
+        """Of each of the engine's groups."""
+        own = zip(self._division.origin, self._division.groups.groups, strict=True)
+        return [float(self.groups[origin].get("weight_decay", group.weight_decay)) for origin, group in own]
+
+    def _fixed_values(self, index: int) -> dict[str, Any]:
+        group = self.groups[index]
+        names = (*FIXED, "weight_decay") if index in self._keep_decay else FIXED
+        values = {key: group[key] for key in names if key in group}
+        return values | ({"betas[1]": group["betas"][1]} if "betas" in group else {})
+
     def _check_fixed(self) -> None:
-        for index, (group, fixed) in enumerate(zip(self.groups, self._fixed, strict=True)):
-            for key, value in _fixed_values(group).items():
+        for index, fixed in enumerate(self._fixed):
+            for key, value in self._fixed_values(index).items():
                 if value != fixed[key]:
                     raise ConfigError(
                         f"optimizer.param_groups[{index}]['{key}'] went from {fixed[key]} to {value}: it is fixed when "
-                        "the engine is made. lr and the momentum may change."
+                        "the engine is made. lr, weight_decay and the momentum may change."
                     )
-
-
-def _fixed_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    values = {key: group[key] for key in FIXED if key in group}
-    return values | ({"betas[1]": group["betas"][1]} if "betas" in group else {})
 
 
 def _has_momentum(group: Mapping[str, Any]) -> bool:
@@ -76,7 +89,7 @@ def mark_stepped(optimizer: torch.optim.Optimizer) -> None:
 
 
 class ClientEngine(Engine):
-    """An engine that follows a torch optimizer, whose learning rates and momentum schedulers may change."""
+    """An engine that follows a torch optimizer, whose learning rates, weight decay and momentum may change."""
 
     client: torch.optim.Optimizer
     hyperparameters: Hyperparameters

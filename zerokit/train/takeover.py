@@ -65,8 +65,10 @@ class Declared(torch.optim.Optimizer):
         raise RuntimeError(f"This {self.name} is a description: hand it to initialize(optimizer=...).")
 
 
-def choices(optimizer: torch.optim.Optimizer) -> list[Choice]:
+def choices(optimizer: torch.optim.Optimizer, untested: bool = False) -> list[Choice]:
     """The choice of zerokit's optimizer for each parameter group.
+
+    untested: whether a class that is not known is tried out: it may run on shards if it moves each element on its own.
 
     Raises:
         ConfigError: the optimizer cannot work on shards, naming it and the alternative.
@@ -76,22 +78,23 @@ def choices(optimizer: torch.optim.Optimizer) -> list[Choice]:
             f"optimizer={type(optimizer).__name__} has taken steps already; give initialize() a new one, and load a "
             "state that an engine has saved."
         )
-    return [_choice(optimizer, group) for group in optimizer.param_groups]
+    return [_choice(optimizer, group, untested) for group in optimizer.param_groups]
 
 
-def _choice(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Choice:
+def _choice(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], untested: bool) -> Choice:
     cls = type(optimizer)
     if isinstance(optimizer, Declared):
         keys = {"betas": PAIR}
         values = {key: value for key, value in group.items() if key in optimizer.defaults}
         return make_choice(optimizer.name, _renamed(values, {key: keys.get(key, key) for key in values}))
     name = cls.__name__
-    if cls is not getattr(torch.optim, name, None):
+    known = cls is getattr(torch.optim, name, None)
+    if not known and not untested:
         raise ConfigError(
             f"optimizer={cls.__module__}.{name}: nothing says whether it can work on shards. Use a class of "
             "torch.optim or zerokit.compat.deepspeed.ops or register a formula: @zerokit.register('optimizer', NAME)."
         )
-    if name in INSTEAD:
+    if known and name in INSTEAD:
         raise ConfigError(f"optimizer=torch.optim.{name} cannot work on shards: {INSTEAD[name]}.")
     if group.get("maximize"):
         raise ConfigError(
@@ -101,7 +104,7 @@ def _choice(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Choic
         key: group[key] for key in ("decoupled_weight_decay",) if key in group
     }
     values = {key: value for key, value in values.items() if key not in SPEED | {"params", "maximize"}}
-    own = OWN.get(name)
+    own = OWN.get(name) if known else None
     if own is not None:
         odd = {key: values[key] for key in values if key not in own.options and values[key] != own.plain.get(key)}
         if not odd:
@@ -111,7 +114,7 @@ def _choice(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Choic
             raise ConfigError(f"optimizer=torch.optim.{name}: {told} is not there; leave it out.")
     values.pop("decoupled_weight_decay", None)
     shared = {key: float(values.pop(key)) for key in ("lr", "weight_decay") if key in values}
-    return make_choice("torch", {"type": name, "params": values, **shared})
+    return make_choice("torch", {"type": name if known else cls, "params": values, **shared})
 
 
 def _renamed(values: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:

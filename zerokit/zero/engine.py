@@ -226,6 +226,10 @@ class Engine:
         for place, factor in enumerate(factors or ()):
             self._update.lr_factors[place].fill_(factor)
 
+    def set_weight_decay(self, values: Sequence[float]) -> None:
+        """Weight decay of the next steps, of each hyperparameter group."""
+        self._update.decays.copy_(torch.tensor(values))
+
     @property
     def lr(self) -> float:
         """Learning rate of the next step. Waits for the device."""
@@ -328,7 +332,7 @@ class Engine:
             total, tokens = self._sum_over_ranks()
             mean = micro_batch.mean_factor(tokens)
             norm = total * mean
-            ok = torch.isfinite(norm)
+            ok = torch.isfinite(norm) | (not self.numerics.skips)
             self._count(norm, ok)
             self.step_tokens.copy_(tokens)
             scale = clip_coefficient(norm, self.clip_norm) * mean

@@ -24,6 +24,7 @@ class MicroBatches:
     number of micro-batches and ranks divided out before backward.
 
     target: where the gradients of the step under way go (a placement). on_end: called at the end of every pass.
+    usual: share and `last` of passes that `loss.backward()` begins; None means what it means for `Engine.backward`.
     done: how many have been through backward. reduced: the last one was among them.
     tokens: this rank's in the step under way (0-dim float64).
     """
@@ -33,6 +34,7 @@ class MicroBatches:
         self._gatherer, self._reducer, self._comm, self._numerics = gatherer, reducer, comm, numerics
         self.accumulation, self._target = accumulation, target
         self.on_end: Callable[[], None] = lambda: None
+        self.usual: Callable[[], tuple[float | None, bool | None]] = lambda: (None, None)
         # What losses are multiplied with before backward, beside the loss scale.
         before = 1.0 if numerics.scaler is None else 1.0 / (accumulation * comm.world)
         self._before = torch.tensor(before, dtype=torch.float32, device=comm.device)
@@ -40,6 +42,7 @@ class MicroBatches:
         # A power of two near the tokens of a micro-batch; 0: not known.
         self.token_unit = torch.zeros((), dtype=torch.float32, device=comm.device)
         self._knows_tokens = self._by_tokens = False
+        self._plain = 1.0  # what micro-batches of loss.backward() count in the step under way, in parts of the usual
         self._begun = self._is_scaled = self._ends_step = False  # of the backward pass under way
         self.counted = True  # nobody said which is the last
         self.forget()
@@ -105,7 +108,7 @@ class MicroBatches:
         count = self.accumulation * self._comm.world
         if self._by_tokens:
             count = torch.where(tokens > 0, tokens / self.token_unit.double(), 1.0)
-        return 1.0 / (self._before.double() * scale * count)
+        return self._plain * self._numerics.weight / (self._before.double() * scale * count)
 
     # -- backward passes -----------------------------------------------------------------------------------------------
 
@@ -113,8 +116,12 @@ class MicroBatches:
         """The pass under way has gradients for this engine, which are those of a micro-batch."""
         if self._begun:
             return
-        if passes.is_plain() and not self._is_scaled:
-            self._count_plain()
+        if self.done == 0:
+            self._plain = 1.0
+        if passes.is_plain():
+            if not self._is_scaled:
+                self._count_plain()
+            last = self.usual()[1] if last is None else last
         if self.done == 0:
             self._reducer.aim(self._target())
         self.counted = last is None
@@ -130,6 +137,11 @@ class MicroBatches:
                 "loss.backward() leaves out the loss scale that precision=fp16 needs: call engine.backward(loss), "
                 "or engine.scale(loss).backward()."
             )
+        share = self.usual()[0]
+        counts = 1.0 if share is None else share * self.accumulation
+        if self.done and counts != self._plain:
+            raise RuntimeError("loss.backward() and engine.backward(loss) in one step would not count alike: use one.")
+        self._plain = counts
 
     def end_pass(self, trained: bool) -> None:
         """A backward pass that met this engine is over. trained: its gradients are this engine's."""

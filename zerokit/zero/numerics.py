@@ -31,6 +31,8 @@ class Numerics:
 
     compute: of weights and activations. master: "same", "separate" or "split" (`zerokit.zero.update.master`).
     accumulate: of gradients between micro-batches. reduce: of gradients on the wire. scaler: None does not scale.
+    weight: what the mean of gradients is multiplied with (their sum over the ranks: the number of ranks). skips:
+    whether steps whose gradients are not finite are left out; else they are taken, with what that makes of the weights.
     """
 
     compute: torch.dtype = torch.float32
@@ -38,6 +40,8 @@ class Numerics:
     accumulate: torch.dtype = torch.float32
     reduce: torch.dtype = torch.float32
     scaler: Scaler | None = None
+    weight: float = 1.0
+    skips: bool = True
 
     def dtypes(self, extra: torch.dtype | None, world: int, accumulation: int) -> Dtypes:
         """Of what is stored; `extra` completes weights to masters. Gradients that are not accumulated stay as they

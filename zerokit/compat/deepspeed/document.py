@@ -35,7 +35,12 @@ The engine has DeepSpeed's names: `initialize`, `init_distributed`, `add_config_
 - Modules made under `zero.Init()` have values on rank 0 alone until `initialize` hands them out, in their own format.
 - `client_state` holds data (numbers, texts, lists, dicts, tensors), never code; a state loads at any stage and on any
   number of processes. Checkpoints that DeepSpeed wrote are not read: export them to weights with its `zero_to_fp32.py`.
-- `param_groups` may change learning rates and a momentum that all groups share; other hyperparameters are fixed.
+- `param_groups` may change learning rates, weight decays and a momentum that all groups share; other hyperparameters
+  are fixed. `optimizer.state`, `state_dict()` and `load_state_dict()` have whole moments (and masters) by parameter;
+  all ranks read them together.
+- `loss.backward()`, also through several engines, counts as `engine.backward(loss)` does; in fp16 write
+  `engine.scale(loss).backward()`.
+- `destroy()` gives the model back with whole fp32 weights.
 - `was_step_applied()`, `skipped_steps`, `get_global_grad_norm()` and the like wait for the device when they are read;
   `step()` itself waits only if there is a scheduler.
 - At stage 3 a parameter may be used only inside the `forward` of the unit that owns it; `register_external_parameter`

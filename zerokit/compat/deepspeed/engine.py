@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zerokit.compat.deepspeed import comm, states
 from zerokit.compat.deepspeed.dataloader import DeepSpeedDataLoader
+from zerokit.compat.deepspeed.errors import MisuseError
 from zerokit.compat.deepspeed.log import tell, warn
 from zerokit.compat.deepspeed.monitor import Monitor
 from zerokit.compat.deepspeed.optimizer import DeepSpeedOptimizer
@@ -21,6 +22,7 @@ from zerokit.config.schema import BatchConfig, Config
 from zerokit.train.assemble import compile_blocks
 from zerokit.train.client import mark_stepped
 from zerokit.zero.engine import Engine
+from zerokit.zero.model.views import weakly
 
 CHECK_EVERY = 100
 """Steps between two looks at whether steps are being skipped for good, where nothing else asks for it."""
@@ -78,7 +80,9 @@ class DeepSpeedEngine(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model; floating-point inputs are cast to the format of its weights."""
-        return self.engine(*args, **kwargs)
+        output = self.engine(*args, **kwargs)
+        self.engine.micro_batch.usual = weakly(self._usual, default=(None, None))  # the call may have rebuilt it
+        return output
 
     def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Tensor:
         """Add the gradients of a micro-batch's loss, divided by the accumulation steps unless `scale_wrt_gas` is false.
@@ -86,16 +90,36 @@ class DeepSpeedEngine(nn.Module):
         Returns the loss divided likewise.
 
         Raises:
-            RuntimeError: there is no optimizer, or the boundary has been passed without `step()`.
+            MisuseError: there is no optimizer, `loss` is no scalar, or the boundary has been passed without `step()`.
         """
-        if self.optimizer is None:
-            raise RuntimeError("engine.backward needs an optimizer: give initialize() one, or write one into the JSON.")
-        share = 1 / self.gradient_accumulation_steps() if scale_wrt_gas else 1.0
-        managed = self._setup.script["managed_gradient_accumulation"]
-        last = managed and not self._inside_no_sync and self.is_gradient_accumulation_boundary()
+        self._check_loss("backward", loss)
+        share, last = self._usual()
+        share = share if scale_wrt_gas else 1.0
         self.engine.backward(loss, last=last, share=share, retain_graph=retain_graph)
         self._monitor.add(loss.detach())
         return loss * share
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """What `loss.backward()` may be called of in place of `engine.backward(loss)`: needed in fp16.
+
+        Raises:
+            MisuseError: there is no optimizer, or `loss` is no scalar.
+        """
+        self._check_loss("scale", loss)
+        return self.engine.scale(loss, share=self._usual()[0])
+
+    def _check_loss(self, name: str, loss: Any) -> None:
+        if self.optimizer is None:
+            raise MisuseError(f"engine.{name} needs an optimizer: give initialize() one, or write one into the JSON.")
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise MisuseError(f"engine.{name} expects a scalar loss, got {got}; reduce it with .mean().")
+
+    def _usual(self) -> tuple[float, bool]:
+        """What a micro-batch counts in the step, and whether the present one is its last."""
+        managed = self._setup.script["managed_gradient_accumulation"]
+        last = managed and not self._inside_no_sync and self.is_gradient_accumulation_boundary()
+        return 1 / self.gradient_accumulation_steps(), last
 
     def step(self, lr_kwargs: Mapping[str, Any] | None = None) -> None:
         """At the boundary: clip, update, zero the gradients, step the scheduler unless the update was skipped.
@@ -104,7 +128,7 @@ class DeepSpeedEngine(nn.Module):
             RuntimeError: inside `no_sync`. FloatingPointError: too many steps in a row were skipped.
         """
         if self._inside_no_sync:
-            raise RuntimeError("engine.step() inside engine.no_sync(): leave the block before the boundary.")
+            raise MisuseError("engine.step() inside engine.no_sync(): leave the block before the boundary.")
         self._applied, self._in_step = False, True
         try:
             if self.is_gradient_accumulation_boundary():
@@ -115,7 +139,7 @@ class DeepSpeedEngine(nn.Module):
 
     def _update(self, lr_kwargs: Mapping[str, Any]) -> None:
         if self.optimizer is None:
-            raise RuntimeError("engine.step needs an optimizer: give initialize() one, or write one into the JSON.")
+            raise MisuseError("engine.step needs an optimizer: give initialize() one, or write one into the JSON.")
         self.optimizer.apply()
         self._skipped_before.copy_(self.engine.steps_skipped)
         self.engine.step()
@@ -145,7 +169,7 @@ class DeepSpeedEngine(nn.Module):
     def set_gradient_accumulation_boundary(self, is_boundary: bool | None) -> None:
         """Say for the next micro-batches whether they end a step, instead of counting; None counts again."""
         if not self._setup.script["managed_gradient_accumulation"]:
-            raise RuntimeError("managed_gradient_accumulation is false: every step() is the boundary.")
+            raise MisuseError("managed_gradient_accumulation is false: every step() is the boundary.")
         self._boundary = is_boundary
 
     @contextmanager
@@ -155,7 +179,7 @@ class DeepSpeedEngine(nn.Module):
         Where gradients are divided, each pass is still reduced into the shards: nothing whole is kept.
         """
         if self._inside_no_sync:
-            raise RuntimeError("engine.no_sync() inside engine.no_sync().")
+            raise MisuseError("engine.no_sync() inside engine.no_sync().")
         self._inside_no_sync = True
         try:
             yield
@@ -338,8 +362,20 @@ class DeepSpeedEngine(nn.Module):
         if exclude_frozen_parameters:
             tell("exclude_frozen_parameters: a state holds them all, so that it is whole.")
         folder, name = states.folder_of("save_dir", save_dir), f"global_step{self.global_steps}" if tag is None else tag
-        states.save(self, folder, str(name), client_state or {}, save_latest)
+        name = self._agreed_tag(str(name))
+        states.save(self, folder, name, client_state or {}, save_latest)
         return True
+
+    def _agreed_tag(self, tag: str) -> str:
+        """Rank 0's tag; what the others say is looked at as `checkpoint.tag_validation` says."""
+        tags = self.engine.state.exchange.gather(tag)
+        odd = next((rank for rank, other in enumerate(tags) if other != tags[0]), None)
+        if odd is not None and self._setup.script["checkpoint.tag_validation"] != "ignore":
+            told = f"save_checkpoint: rank {odd} saves '{tags[odd]}', rank 0 '{tags[0]}'; give all ranks one tag."
+            if self._setup.script["checkpoint.tag_validation"] == "fail":
+                raise MisuseError(told)
+            warn(told)
+        return tags[0]
 
     def load_checkpoint(self, load_dir: str | Path, tag: Any = None, load_module_strict: bool = True,
                         load_optimizer_states: bool = True, load_lr_scheduler_states: bool = True,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from zerokit.compat.deepspeed.errors import MisuseError
 from zerokit.config import registry
 from zerokit.config.errors import ConfigError
 from zerokit.config.parse import parse_fields
@@ -20,6 +21,23 @@ WARMUP_LR, WARMUP_DECAY_LR, WARMUP_COSINE_LR = "WarmupLR", "WarmupDecayLR", "War
 VALID_LR_SCHEDULES = [LR_RANGE_TEST, ONE_CYCLE, WARMUP_LR, WARMUP_DECAY_LR, WARMUP_COSINE_LR]
 Rate = float | Sequence[float]
 """One for all parameter groups, or one for each."""
+ATTRIBUTES = {
+    "warmup_min_lr": "min_lrs",
+    "warmup_max_lr": "max_lrs",
+    "cycle_min_lr": "min_lrs",
+    "cycle_max_lr": "max_lrs",
+    "cycle_first_step_size": "first_step_size",
+    "cycle_second_step_size": "second_step_size",
+    "cycle_first_stair_count": "first_stair_count",
+    "cycle_second_stair_count": "second_stair_count",
+    "lr_range_test_min_lr": "min_lr",
+    "lr_range_test_step_size": "step_size",
+    "lr_range_test_step_rate": "step_rate",
+    "lr_range_test_staircase": "staircase",
+}
+"""DeepSpeed's fields, where they have other names than the parameters."""
+LISTED = ("min_lr", "min_lrs", "max_lrs")
+"""Fields that have a value for each parameter group."""
 
 
 class Scheduler:
@@ -39,8 +57,20 @@ class Scheduler:
         groups = self.optimizer.param_groups
         own = [_of_group(params, index, len(groups)) for index in range(len(groups))]
         self._schedules = [self._schedule(float(g["lr"]), values) for g, values in zip(groups, own, strict=True)]
+        self._last_lr: list[float] | None = None
+        for key, value in params.items():
+            setattr(self, ATTRIBUTES.get(key, key), self._as_kept(ATTRIBUTES.get(key, key), value))
         if last_batch_iteration == -1:
             self._set()
+
+    def _as_kept(self, name: str, value: Any) -> Any:
+        """A parameter as scripts find it: rates as one for each group."""
+        if name not in LISTED:
+            return value
+        groups = self.optimizer.param_groups
+        if value is None:
+            return [float(group["lr"]) for group in groups]
+        return list(value) if isinstance(value, list | tuple) else [value] * len(groups)
 
     def _schedule(self, lr: float, params: Mapping[str, Any]) -> Any:
         options = parse_fields(registry.options_type("scheduler", self.kind), dict(params), "scheduler.params")
@@ -55,14 +85,33 @@ class Scheduler:
         return [rates.lr for rates in self._rates()]
 
     def get_last_lr(self) -> list[float]:
-        """Learning rates that were set last."""
+        """Learning rates that were set last.
+
+        Raises:
+            MisuseError: none was, as the schedule began in the middle.
+        """
+        if self._last_lr is None:
+            raise MisuseError("get_last_lr() of a schedule that began in the middle: call step() first.")
         return self._last_lr
+
+    def get_mom(self) -> list[Any] | None:
+        """Betas of the next step; None where the schedule moves no momentum."""
+        rates = self._rates()
+        if rates[0].momentum is None:
+            return None
+        return [(rate.momentum, group["betas"][1]) for rate, group in zip(rates, self._with_betas(), strict=True)]
+
+    def _with_betas(self) -> list[dict[str, Any]]:
+        return [{"betas": (0.0, 0.99), **group} for group in self.optimizer.param_groups]
 
     def _set(self) -> None:
         rates = self._rates()
         self._last_lr = [rate.lr for rate in rates]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate.lr
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate.lr)
+            else:
+                group["lr"] = rate.lr
             if rate.momentum is not None and "betas" in group:
                 group["betas"] = (rate.momentum, group["betas"][1])
 

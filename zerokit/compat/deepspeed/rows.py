@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin
 
 FORMAT = Literal["fp32", "bf16", "fp16"] | None
 LEAVE: Any = object()
 """What `Row.value` returns where zerokit's own default is to stay."""
+
+
+def as_meant(kind: Any, value: Any) -> Any:
+    """A value as its kind has it, where people write 1 and 0 for true and false, numbers in quotes, 10.0 for 10."""
+    kinds = get_args(kind) if isinstance(kind, types.UnionType) or get_origin(kind) in (Union, Literal) else (kind,)
+    wanted = {type(one) if not (isinstance(one, type) or get_origin(one)) else get_origin(one) or one for one in kinds}
+    if isinstance(value, list | tuple) and list in wanted:
+        inner = next((get_args(one) for one in kinds if get_origin(one) is list), ())
+        return [as_meant(inner[0], item) for item in value] if inner else value
+    if bool in wanted and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, str) and str in wanted:
+        return value.lower() if get_origin(kind) is Literal and value not in kinds else value
+    if isinstance(value, str) and wanted & {int, float, bool}:
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    if isinstance(value, float) and value.is_integer() and float not in wanted:
+        value = int(value)
+    return bool(value) if bool in wanted and not wanted & {int, float} and value in (0, 1) else value
 
 
 def same(value: Any) -> Any:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from zerokit.comm import Communicator
 from zerokit.comm.process import device_of
 from zerokit.compat.deepspeed import comm, membership
 from zerokit.compat.deepspeed.engine import DeepSpeedEngine, Setup
+from zerokit.compat.deepspeed.errors import MisuseError
 from zerokit.compat.deepspeed.log import logger, tell, warn
 from zerokit.compat.deepspeed.lr_schedules import from_json
 from zerokit.compat.deepspeed.optimizer import DeepSpeedOptimizer, plain_group
@@ -21,14 +24,16 @@ from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
 from zerokit.config.schema import Config
-from zerokit.train.assemble import build_engine, communicator, wrap_blocks
+from zerokit.train.assemble import build_engine, communicator, numerics, wrap_blocks
 from zerokit.train.first_values import first_values
 from zerokit.train.initialize import typed
 from zerokit.train.takeover import Division, changed, choices, divide, make_choice
 from zerokit.zero.engine import Engine
+from zerokit.zero.numerics import Numerics
 
 DeepSpeedConfigError = ConfigError
 FORMATS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+DTYPES = {name: dtype for dtype, name in FORMATS.items()}
 BATCH_KEYS = {
     "batch.global": "train_batch_size",
     "batch.micro": "train_micro_batch_size_per_gpu",
@@ -53,7 +58,7 @@ def initialize(args: Any = None, model: nn.Module | None = None, optimizer: Opti
         ConfigError: what cannot be done as it is written, naming the key and the alternative.
     """
     if model is None:
-        raise ConfigError("initialize(model=...) is missing.")
+        raise MisuseError("initialize(model=...) is missing.")
     if mpu is not None or mesh_param is not None:
         raise ConfigError("mpu and mesh_param: there is data parallelism only. Leave them out.")
     comm.init_distributed(dist_init_required=dist_init_required)
@@ -92,7 +97,7 @@ def _source(args: Any, config: Any, config_params: Any) -> dict[str, Any]:
 def _facts(model: nn.Module, optimizer: Optimizer | None) -> Facts:
     formats = {parameter.dtype for parameter in model.parameters()}
     dtype = FORMATS.get(formats.pop(), "fp32") if len(formats) == 1 else "fp32"
-    return Facts(dtype, None if optimizer is None else plain_group(optimizer.param_groups[0]))
+    return Facts(dtype, None if optimizer is None else plain_group(optimizer.param_groups[0]), acts=True)
 
 
 def _tell(translation: Translation, optimizer: Optimizer | None) -> None:
@@ -153,7 +158,8 @@ def _groups(model: nn.Module, cfg: Config, translation: Translation, optimizer: 
     """Parameter groups as scripts see them, each with its choice; None without an optimizer."""
     if optimizer is not None:
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-        return list(zip(optimizer.param_groups, choices(optimizer), strict=True))
+        untested = cfg.zero.stage == 0 or translation.script["zero_allow_untested_optimizer"]
+        return list(zip(optimizer.param_groups, choices(optimizer, untested), strict=True))
     if "optimizer" not in translation.settings:
         return None
     members = [p for p in model.parameters() if p.requires_grad] if parameters is None else parameters
@@ -188,11 +194,22 @@ def _inner(model: nn.Module, setup: Setup, division: Division) -> Engine:
     cfg, device = setup.typed, device_of(setup.typed.launch)
     ranks = communicator(cfg, device)
     wrap_blocks(model, cfg, device)
-    options = cfg.precision.options
-    two_formats = getattr(options, "reduce_dtype", None) != getattr(options, "accumulate_dtype", None)
+    formats = _numerics(setup, ranks)
     # A script may use more micro-batches than it says (no_sync): their sums need the format of sums.
-    accumulation = max(setup.batch.accumulation, 2 if two_formats else 1)
-    return build_engine(model, cfg, ranks, accumulation, groups=division.groups, **first_values(model, ranks))
+    accumulation = max(setup.batch.accumulation, 2 if formats.reduce != formats.accumulate else 1)
+    own = {"numerics": formats, **first_values(model, ranks)}
+    return build_engine(model, cfg, ranks, accumulation, groups=division.groups, **own)
+
+
+def _numerics(setup: Setup, ranks: Communicator) -> Numerics:
+    """The formats of the JSON, of any combination, and what its gradients are."""
+    script = setup.script
+    asked = {"accumulate": "data_types.grad_accum_dtype", "reduce": "communication_data_type"}
+    formats = {ours: DTYPES[script[key]] for ours, key in asked.items() if script[key] is not None}
+    total = script["gradient_allreduce_op"] == "sum"
+    checks = setup.typed.precision.name != "bf16" or script["bf16.check_grad_overflow"]
+    own = {"weight": float(ranks.world) if total else 1.0, "skips": checks}
+    return replace(numerics(setup.typed, ranks.device), **formats, **own)
 
 
 # -- schedulers ------------------------------------------------------------------------------------------------------

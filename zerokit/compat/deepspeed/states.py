@@ -52,7 +52,9 @@ def save(engine: EngineParts, folder: Path, tag: str, client_state: Mapping[str,
         warn(f"{tag} is saved within a step: the gradients of {inner.micro_batches} micro-batches are not in it.")
     user = {
         "counters": {key: getattr(engine, key) for key in ("global_steps", "global_samples", "micro_steps")},
-        "optimizer": pack("the optimizer's groups", {} if engine.optimizer is None else engine.optimizer.state_dict()),
+        "optimizer": pack(
+            "the optimizer's groups", {} if engine.optimizer is None else engine.optimizer.hyperparameters()
+        ),
         "lr_scheduler": _pack_scheduler(engine.lr_scheduler),
         "client_state": pack("client_state", dict(client_state)),
         "aliases": _aliases(engine.module),

@@ -33,6 +33,7 @@ from zerokit.compat.deepspeed.rows import (
 PLANNED = "units follow the model's blocks (zero.units); their buffers are as large as they need to be"
 OFFLOAD = "weights stay on the GPU: divide them over more processes (stage 3); offload_optimizer takes the states"
 TRAFFIC = "engine.engine.comm.traffic counts the bytes of every collective"
+VALIDATION = Literal["ignore", "warn", "fail"]
 LIVE = "whole weights live in the slots of zero.prefetch + 1 blocks and are released after use"
 
 # fmt: off
@@ -51,7 +52,8 @@ ROWS = (
     Row("bf16.enabled", bool, "bf16 with exact fp32 master weights in 2 bytes per parameter", False, to="precision",
         value=when("bf16"), auto="dtype"),
     moot("bf16.immediate_grad_update", bool, "gradients are always added at once to their fp32 sums"),
-    moot("bf16.check_grad_overflow", bool, "a step with non-finite gradients is always skipped by all ranks"),
+    Row("bf16.check_grad_overflow", bool, "whether all ranks skip a step whose gradients are not finite", True,
+        script=True),
     refused("bf16.bf16_master_weights_and_grads", bool,
         "weights would be rounded at every step; the exact masters cost 2 bytes per parameter", False),
     refused("bf16.bf16_optimizer_states", bool, "states are fp32; optimizer=adam8bit stores them in 8 bits each",
@@ -75,19 +77,20 @@ ROWS = (
     off("torch_autocast", "weights are stored in the compute format: bf16.enabled or fp16.enabled takes its place"),
     Row("data_types.grad_accum_dtype", FORMAT,
         "format of gradient sums over micro-batches; fp32 unless given, also with bf16",
-        to="precision.accumulate_dtype", value=format_of),
+        to="precision.accumulate_dtype", value=format_of, script=True),
     refused("data_types.param_dtype", str | None, "the format of the weights follows from bf16.enabled, fp16.enabled"),
     refused("data_types.buffer_dtype", str | None, "buffers keep their format"),
     Row("communication_data_type", FORMAT,
         "format of gradient sums over processes; fp32 unless given, bf16 halves the traffic",
-        to="precision.reduce_dtype", value=format_of),
+        to="precision.reduce_dtype", value=format_of, script=True),
     moot("seq_parallel_communication_data_type", str | None, "there is no sequence parallelism"),
     # -- gradients ---------------------------------------------------------------------------------------------------
     Row("gradient_clipping", float, "largest global norm of the gradients; 0 does not clip", 1.0,
         to="train.clip_norm", value=positive),
     moot("prescale_gradients", bool, "the update divides in fp32; in fp16 the loss is divided"),
     moot("gradient_predivide_factor", float, "the update divides in fp32; in fp16 the loss is divided"),
-    refused("gradient_allreduce_op", str, "gradients are means; multiply the loss by the number of processes", "mean"),
+    Row("gradient_allreduce_op", Literal["mean", "sum"], "gradients are means over the processes, or sums", "mean",
+        script=True),
     moot("sparse_gradients", bool, "gradients are dense: the same sums"),
     moot("disable_allgather", bool, "the collective follows from the stage"),
     # -- ZeRO --------------------------------------------------------------------------------------------------------
@@ -160,7 +163,9 @@ ROWS = (
         value=when("states")),
     refused("zero_optimization.cpu_offload_param", bool | None, OFFLOAD, False),
     moot("zero_optimization.cpu_offload_use_pin_memory", bool | None, "memory on the host is page-locked"),
-    moot("zero_allow_untested_optimizer", bool, "an optimizer that cannot work on shards is refused by name"),
+    Row("zero_allow_untested_optimizer", bool,
+        "whether a class of the script's own is tried out on shards; one that needs whole tensors is refused by name",
+        False, script=True),
     moot("zero_force_ds_cpu_optimizer", bool, "the GPU updates what lies on the host"),
     # -- activations and compiling -----------------------------------------------------------------------------------
     Row("activation_checkpointing", dict, "this section really checkpoints: every block recomputes its activations",
@@ -215,8 +220,10 @@ ROWS = (
     moot("log_level", str | None, "logging.getLogger('zerokit') takes a level"),
     moot("vocabulary_size", int | None, "it only checked the size for a multiple of 8"),
     # -- saved states ------------------------------------------------------------------------------------------------
+    Row("checkpoint.tag_validation", VALIDATION, "what happens where ranks save under different tags", "warn",
+        script=True),
     *moots("checkpoint", "any number of processes and any stage resume from a state, without conversion",
-        "tag_validation", "load_universal", "use_node_local_storage", "parallel_write", "writer",
+        "load_universal", "use_node_local_storage", "parallel_write", "writer",
         "checkpoint_serialization"),
     moot("nebula", dict, "states are written by zerokit"),
     moot("datastates_ckpt", dict, "states are written by zerokit"),
@@ -234,6 +241,7 @@ ROWS = (
     off("weight_quantization", "train in bf16 and quantise afterwards"),
     off("sparse_attention", "use torch.nn.attention.flex_attention in the model"),
     moot("optimizer.legacy_fusion", bool, "one kernel updates every shard"),
+    moot("optimizer.torch_adam", bool, "one kernel updates every shard"),
     off("hybrid_engine", "generate with the model inside `with engine.engine.gathered()`"),
     refused("tensor_parallel.autotp_size", int, "there is data parallelism only; stage 3 divides the weights", 0, 1),
     off("expert_parallel", "there is data parallelism only; stage 3 divides the experts"),

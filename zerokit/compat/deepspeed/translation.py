@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zerokit.compat.deepspeed.rows import FORMAT, LEAVE, Kind, Row
+from zerokit.compat.deepspeed.rows import FORMAT, LEAVE, Kind, Row, as_meant
 from zerokit.compat.deepspeed.table import ALIASES, OPTIMIZERS, ROWS, SCHEDULERS, optimizer_kind
 from zerokit.config.errors import ConfigError, suggestion
 from zerokit.config.parse import parse_value, quoted, spell
@@ -22,10 +22,12 @@ DOCUMENT = "docs/deepspeed.md lists all keys."
 @dataclass(frozen=True)
 class Facts:
     """What "auto" is resolved from: the format of the model's parameters ("fp32", …) and the hyperparameters of the
-    optimizer that was given; None where there is none."""
+    optimizer that was given; None where there is none. acts: whether the engine of a script does what the command line
+    has no word for."""
 
     dtype: str | None = None
     optimizer: Mapping[str, Any] | None = None
+    acts: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class _Translator:
             value = self._resolve(row, key)
         if value in (None, LEAVE):
             return value
-        value = parse_value(row.kind, value, key)
+        value = parse_value(row.kind, as_meant(row.kind, value), key)
         if row.to and row.to.startswith("batch.") and value < 1:
             raise ConfigError(f"{key}: expected a number of at least 1; got {spell(value)}.")
         return value
@@ -154,6 +156,8 @@ class _Translator:
         if not target or (section and settings.get(section) != needed):
             return ""
         if row.kind == FORMAT and value not in (None, "fp32", precision):
+            if self._facts.acts:
+                return ""
             raise ConfigError(f"{key}={value} needs {value}.enabled=true; the format of weights here is {precision}.")
         if row.kind == FORMAT and precision == "fp32":
             return ""

@@ -49,7 +49,7 @@ def rebuild(engine: EngineParts) -> None:
     renamed = {old: names[p] for unit in engine.units for old, p in unit.named_parameters() if p in names}
     known = {p for unit in engine.units for p in unit.parameters}
     known |= {b for module in engine._structure.modules for b in module._buffers.values() if b is not None}
-    parked, factors, token_unit = engine.parked, engine._update.lr_factors, engine.micro_batch.token_unit
+    parked, update, token_unit = engine.parked, engine._update, engine.micro_batch.token_unit
     engine.state.settle()
     kept = parked.states | keep(engine.state, renamed)
     if engine.unused is not None:
@@ -61,8 +61,9 @@ def rebuild(engine: EngineParts) -> None:
     frozen = {f"{WEIGHT}{name}" for unit in engine.units if not unit.trainable for name in unit.names}
     parked.states = {name: parts for name, parts in kept.items() if name not in used}
     parked.states |= {MASTER + name: parts for name, parts in kept.items() if name in frozen and _is_fp32(parts)}
-    if len(factors) == len(engine._update.lr_factors):
-        engine._update.lr_factors.copy_(factors)
+    if len(update.lr_factors) == len(engine._update.lr_factors):
+        engine._update.lr_factors.copy_(update.lr_factors)
+        engine._update.decays.copy_(update.decays)
     engine.micro_batch.token_unit.copy_(token_unit)
     if engine.unused is not None:
         engine.unused.start_with(parked.own_steps, engine.steps_taken)

@@ -30,7 +30,7 @@ CHUNK = 32_768
 
 
 class Now(NamedTuple):
-    """What a step's scalars depend on: 0-dim float64 tensors, but for the weight decay; `step` counts from 1.
+    """What a step's scalars depend on: 0-dim float64 tensors; `step` counts from 1.
 
     momentum: None for rules that have none. kept: the rule's `kept` of its hyperparameter group. exact: the gradients
     were summed over the ranks; else compressed momenta were exchanged.
@@ -38,7 +38,7 @@ class Now(NamedTuple):
 
     lr: Tensor
     step: Tensor
-    weight_decay: float
+    weight_decay: Tensor
     momentum: Tensor | None
     kept: Mapping[str, Tensor]
     exact: bool = True
@@ -105,8 +105,9 @@ class _Turn(NamedTuple):
 class _Scalars:
     """What a step's numbers are for each hyperparameter group."""
 
-    def __init__(self, groups: Sequence[Group], lr_factors: Tensor, storage: Storage):
-        self._groups, self._lr_factors, self._kept = groups, lr_factors, storage.states.kept
+    def __init__(self, groups: Sequence[Group], lr_factors: Tensor, decays: Tensor, storage: Storage):
+        self._groups, self._kept = groups, storage.states.kept
+        self._lr_factors, self._decays = lr_factors, decays
         self._tables = [
             {name: torch.tensor(values, device=storage.device) for name, values in group.rule.tables.items()}
             for group in groups
@@ -131,7 +132,7 @@ class _Scalars:
         rule = group.rule
         own = None if rule.momentum is None else torch.where(momentum.isnan(), rule.momentum, momentum)
         kept = {name: self._kept[name][index].clone() for name in rule.kept}
-        return Now(lr * self._lr_factors[index], step, group.weight_decay, own, kept, exact)
+        return Now(lr * self._lr_factors[index], step, self._decays[index], own, kept, exact)
 
     def _of(self, index: int, now: Now) -> dict[str, Tensor]:
         scalars = {name: value.float() for name, value in self._groups[index].rule.scalars(now).items()}
@@ -150,6 +151,7 @@ class Update:
         self.groups, self.master, self.compiled = list(groups), master, compiled
         self._mode = _Mode(storage.device.type != "cpu")
         self.lr_factors = torch.tensor([g.lr_factor for g in groups], dtype=torch.float64, device=storage.device)
+        self.decays = torch.tensor([g.weight_decay for g in groups], dtype=torch.float64, device=storage.device)
         rules = dict.fromkeys(group.rule for group in self.groups)
         self.exchange = MomentumExchange(storage, comm, [group.rule for group in self.groups])
         self._kernels = {True: self._per_group(self._writer)}
@@ -168,7 +170,7 @@ class Update:
         self.staging = staging.Staging(comm, (part for part, _ in self.parts()))
         self.start_states(comm)
         self._phases = [self._make_phases(storage, comm, group, pieces[group]) for group in range(len(self.groups))]
-        self._scalars_of = scalars = _Scalars(self.groups, self.lr_factors, storage)
+        self._scalars_of = scalars = _Scalars(self.groups, self.lr_factors, self.decays, storage)
         traceable = compiled and all(rule.compiles for rule in rules)
         self._scalars = torch.compile(scalars.all, dynamic=False, options=EXACT) if traceable else scalars.all
 
