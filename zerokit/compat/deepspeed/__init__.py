@@ -10,6 +10,8 @@ from typing import Any
 
 __version__ = "0.19.0"
 """The version of the interface."""
+__version_major__, __version_minor__, __version_patch__ = 0, 19, 0
+__git_hash__, __git_branch__ = None, None
 
 _HOME = {
     "initialize": "start",
@@ -17,12 +19,14 @@ _HOME = {
     "init_distributed": "comm",
     "DeepSpeedEngine": "engine",
     "DeepSpeedConfigError": "start",
+    "DeepSpeedConfig": "runtime.config",
+    "PipelineModule": "pipe",
     "DeepSpeedOptimizer": "optimizer",
     "DeepSpeedDataLoader": "dataloader",
     "log_dist": "log",
     "logger": "log",
 }
-_MODULES = ("accelerator", "checkpointing", "comm", "ops", "runtime", "utils", "zero")
+_MODULES = ("accelerator", "checkpoint", "checkpointing", "comm", "moe", "ops", "pipe", "runtime", "utils", "zero")
 
 __all__ = [*_HOME, *_MODULES, "dist"]
 

@@ -27,7 +27,14 @@ the model (`bf16.enabled`, `fp16.enabled`) and the optimizer that the script giv
 
 The engine has DeepSpeed's names: `initialize`, `init_distributed`, `add_config_arguments`, `zero.Init`,
 `zero.GatheredParameters`, `utils.safe_get_full_*` and `safe_set_full_*`, `runtime.lr_schedules`, `checkpointing`,
-`comm`, `accelerator.get_accelerator`, `ops.adam`, `ops.lamb`, `ops.lion`, `ops.adagrad`. What differs:
+`comm`, `accelerator.get_accelerator`, `ops.adam`, `ops.lamb`, `ops.lion`, `ops.adagrad`. So are the paths
+`runtime.engine`,
+`runtime.config`, `runtime.utils`, `runtime.zero` (`config`, `partition_parameters`, `stage3`, `stage_1_and_2`),
+`utils.zero_to_fp32` (a script too), `utils.logging`, `utils.tensor_fragment`, `checkpoint.utils`. `moe.layer`, `pipe`,
+`engine.train_batch`, `eval_batch` and `offload_states` may be imported, and say what is not there when they are used.
+
+`python -m zerokit.compat.deepspeed.install` makes `import deepspeed` mean zerokit in an environment without DeepSpeed,
+for accelerate and transformers too; `--undo` takes it away again. What differs:
 
 - `no_sync()` works at every stage. `safe_*` functions and `get_global_grad_norm()` do too, stage 0 included.
 - `GatheredParameters(..., modifier_rank=R)` writes the elements that rank R changed, into the masters too; a change
@@ -43,6 +50,9 @@ The engine has DeepSpeed's names: `initialize`, `init_distributed`, `add_config_
 - `destroy()` gives the model back with whole fp32 weights.
 - `was_step_applied()`, `skipped_steps`, `get_global_grad_norm()` and the like wait for the device when they are read;
   `step()` itself waits only if there is a scheduler.
+- At stage 3 parameters have `ds_id`, `ds_shape`, `ds_numel`, `ds_status`, `ds_tensor`, `ds_persist` (never),
+  `all_gather()` and `partition()`. `set_z3_leaf_modules` marks modules, which changes nothing: units that some ranks
+  skip hang nothing.
 - At stage 3 a parameter may be used only inside the `forward` of the unit that owns it; `register_external_parameter`
   changes nothing.
 - `engine.engine` is zerokit's own engine.

@@ -16,7 +16,9 @@ from zerokit.compat.deepspeed.dataloader import DeepSpeedDataLoader
 from zerokit.compat.deepspeed.errors import MisuseError
 from zerokit.compat.deepspeed.log import tell, warn
 from zerokit.compat.deepspeed.monitor import Monitor
+from zerokit.compat.deepspeed.names import SmallNames
 from zerokit.compat.deepspeed.optimizer import DeepSpeedOptimizer
+from zerokit.compat.deepspeed.zero import forget
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.schema import BatchConfig, Config
 from zerokit.train.assemble import compile_blocks
@@ -42,7 +44,7 @@ class Setup:
     collate_fn: Callable | None = None
 
 
-class DeepSpeedEngine(nn.Module):
+class DeepSpeedEngine(SmallNames, nn.Module):
     """`loss = engine(x); engine.backward(loss); engine.step()` for every micro-batch; `step` acts at the boundary.
 
     engine: zerokit's. optimizer: its groups as scripts see them, None without one. lr_scheduler: stepped after every
@@ -348,6 +350,7 @@ class DeepSpeedEngine(nn.Module):
         self._monitor.finish(self)
         if not self._destroyed:
             self._destroyed = True
+            forget(self.engine)
             self.engine.detach()
 
     # -- states ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from enum import Enum
 from typing import NamedTuple
 
 from torch import nn
@@ -18,6 +19,14 @@ class Membership(NamedTuple):
     name: str
 
 
+class ZeroParamStatus(Enum):
+    """Whether a parameter's whole values are there."""
+
+    AVAILABLE = 1
+    NOT_AVAILABLE = 2
+    INFLIGHT = 3
+
+
 _members: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
@@ -26,6 +35,11 @@ def add(engine: Engine) -> None:
     for unit in engine.units:
         for name, parameter in zip(unit.names, unit.parameters, strict=True):
             _members[parameter] = (weakref.ref(engine), name)
+
+
+def is_zero_param(parameter: object) -> bool:
+    """Whether a parameter is divided."""
+    return hasattr(parameter, "ds_id")
 
 
 def membership_of(parameter: nn.Parameter) -> Membership | None:

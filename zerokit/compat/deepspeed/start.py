@@ -20,6 +20,7 @@ from zerokit.compat.deepspeed.lr_schedules import from_json
 from zerokit.compat.deepspeed.optimizer import DeepSpeedOptimizer, plain_group
 from zerokit.compat.deepspeed.source import load
 from zerokit.compat.deepspeed.translation import Facts, Translation, translate
+from zerokit.compat.deepspeed.zero import describe
 from zerokit.config.batch import Batch, resolve_batch
 from zerokit.config.errors import ConfigError
 from zerokit.config.registry import Choice
@@ -150,6 +151,7 @@ def _make(model: nn.Module, setup: Setup, translation: Translation, optimizer: O
             group["params"] = own["params"]
         engine.optimizer = DeepSpeedOptimizer(engine, made, division, optimizer)
     membership.add(inner)
+    describe(inner)
     return engine
 
 

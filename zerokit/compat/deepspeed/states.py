@@ -163,7 +163,7 @@ def whole_model(engine: EngineParts, exclude_frozen: bool = False, everywhere: b
     for path, part in module.named_modules():
         for key, buffer in part._buffers.items():
             if buffer is not None and key not in part._non_persistent_buffers_set:
-                found[f"{path}.{key}".lstrip(".")] = buffer.detach().cpu()
+                found[f"{path}.{key}".lstrip(".")] = buffer.detach().to("cpu", copy=True)
     return found
 
 

@@ -1,5 +1,5 @@
 """`deepspeed.runtime`: where scripts and libraries look for the engine's classes and the schedulers."""
 
-from zerokit.compat.deepspeed import engine, lr_schedules, zero
+from zerokit.compat.deepspeed.runtime import config, engine, lr_schedules, utils, zero
 
-__all__ = ["engine", "lr_schedules", "zero"]
+__all__ = ["config", "engine", "lr_schedules", "utils", "zero"]

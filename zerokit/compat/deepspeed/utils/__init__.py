@@ -5,6 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from zerokit.compat.deepspeed.dataloader import RepeatingLoader
+from zerokit.compat.deepspeed.leaves import (
+    get_z3_leaf_modules,
+    set_z3_leaf_module,
+    set_z3_leaf_modules,
+    unset_z3_leaf_modules,
+    z3_leaf_module,
+    z3_leaf_parameter,
+)
 from zerokit.compat.deepspeed.log import log_dist, logger
 from zerokit.compat.deepspeed.membership import Membership, membership_of
 from zerokit.compat.deepspeed.states import fp32_weights as get_fp32_state_dict_from_zero_checkpoint
@@ -15,6 +23,12 @@ STATES = {"momentum_buffer": "velocity", "velocity": "momentum_buffer"}
 __all__ = [
     "RepeatingLoader",
     "get_fp32_state_dict_from_zero_checkpoint",
+    "get_z3_leaf_modules",
+    "set_z3_leaf_module",
+    "set_z3_leaf_modules",
+    "unset_z3_leaf_modules",
+    "z3_leaf_module",
+    "z3_leaf_parameter",
     "log_dist",
     "logger",
     *(f"safe_{verb}_full_{what}" for verb in ("get", "set") for what in ("fp32_param", "grad", "optimizer_state")),

@@ -1,0 +1,1 @@
+"""`deepspeed.moe`: importable, not there."""
