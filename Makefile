@@ -62,12 +62,12 @@ dist: $(INSTALLED)
 install: $(INSTALLED)
 
 # The venv borrows the pip of $(PYTHON), so that Debian's python3 does it without its python3-venv package; that of the
-# interpreter under it, if $(PYTHON) is itself in a venv (this one, activated, has no pip).
+# interpreter under it, if $(PYTHON) is itself in a venv. It gets one of its own too, for a user's `pip install`.
 BASE = "$$($(PYTHON) -c 'import sys; print(sys._base_executable)')"
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.12")'
 	$(BASE) -m venv --without-pip .venv
-	$(BASE) -m pip --python $(BIN)/python install --quiet --editable '.[dev]'
+	$(BASE) -m pip --python $(BIN)/python install --quiet pip --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -6,6 +6,7 @@ import re
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -39,7 +40,7 @@ from zerokit.config.paths import choices
         ("zerokit help prec", ["precision ", "precision="]),
         ("zerokit help precision=bf", ["precision=bf16 "]),
         ("zerokit schema opt", ["optimizer "]),
-        ("zerokit completion ", ["bash "]),
+        ("zerokit completion ", ["bash ", "fish ", "zsh "]),
         ("zerokit report ", []),
         ("zerokit nonsense.x", []),
         ("zerokit train.steps.x", []),
@@ -62,7 +63,7 @@ def test_every_choice_is_offered(group):
 def test_another_shell_is_refused(tmp_path):
     result = zerokit("completion", "tcsh", cwd=tmp_path)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert "must be bash" in result.stderr
+    assert "one of bash, zsh, fish" in result.stderr
 
 
 @pytest.fixture
@@ -118,3 +119,50 @@ def bash(tmp_path):
 def test_a_real_bash_completes(bash, tmp_path, keys, words):
     (tmp_path / "folder").mkdir()
     assert bash(keys) == words
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The environment of a shell that finds `zerokit` on its path."""
+    script = tmp_path / "bin" / "zerokit"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zerokit "$@"\n')
+    script.chmod(0o755)
+    (tmp_path / "folder").mkdir()
+    return environment() | {"PATH": f"{script.parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "TERM": "dumb"}
+
+
+FISH = """
+zerokit completion fish | source
+for line in 'zerokit precision=b' 'zerokit -m zero=stage0,stage3 optimizer.mom' 'zerokit rep' 'zerokit report fol'
+    complete -C $line
+end
+"""
+
+
+def test_a_real_fish_completes(tmp_path, command):
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    done = subprocess.run(["fish", "-c", FISH], cwd=tmp_path, env=command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["precision=bf16", "report", "folder/"], done.stderr
+
+
+ZSH = """
+zmodload zsh/zpty
+zpty -b shell zsh -f -i
+say() { zpty -w -n shell "$1"; while :; do zpty -r shell out "*$2*" && break; done; print -r -- "$out"; }
+say $'PS1=; autoload -Uz compinit; compinit -u -D; eval "$(zerokit completion zsh)"; echo REA""DY\n' READY
+for line in 'zerokit precision=b' 'zerokit rep' 'zerokit report fol'; do
+    say "$line"$'\t\x01print -r -- WOR""DS \x05 EN""D\n' $'WORDS*END'
+done
+"""
+
+
+def test_a_real_zsh_completes(tmp_path, command):
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    done = subprocess.run(
+        ["zsh", "-f", "-c", ZSH], cwd=tmp_path, env=command, capture_output=True, text=True, timeout=60
+    )
+    found = re.findall(r"^WORDS zerokit (.*?) *END", done.stdout, re.MULTILINE)
+    assert found == ["precision=bf16", "report", "report folder"], done.stdout + done.stderr

@@ -244,6 +244,7 @@ def test_a_folder_that_is_not_there_is_no_damaged_state(tmp_path):
         ({"training": None}, "facts.training must be an object"),
         ({"trainer": 7}, "facts.trainer must be an object"),
         ({"config": "x"}, "facts.config must be an object"),
+        ({"config": {"train": True}}, "facts.config.train must be an object"),
         ({"callbacks": []}, "facts.callbacks must be an object"),
         ({"tracker": True}, "facts.tracker must be an object"),
         ({"step": "4"}, "facts.step must be a count"),

@@ -1,6 +1,7 @@
-"""`zerokit completion bash`: completion of commands, groups, choices, options and their values in the shell.
+"""`zerokit completion bash|zsh|fish`: completion of commands, groups, choices, options and their values in the shell.
 
-It prints a script; in ~/.bashrc: eval "$(zerokit completion bash)"
+It prints a script; in ~/.bashrc: eval "$(zerokit completion bash)", in ~/.zshrc, after compinit, the same with zsh, in
+~/.config/fish/config.fish: zerokit completion fish | source
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from zerokit.cli.page import usage
 from zerokit.config.errors import ConfigError
 
-SCRIPT = r"""_zerokit_complete() {
+SCRIPTS = {
+    "bash": r"""_zerokit_complete() {
     local line="${COMP_LINE:0:COMP_POINT}" IFS=$'\n'
     COMPREPLY=($("${COMP_WORDS[0]}" completion --query "$line" 2>/dev/null))
     # Readline replaces only what follows the last break within the word, such as '='.
@@ -22,7 +24,26 @@ SCRIPT = r"""_zerokit_complete() {
     local kept="${word%"$rest"}"
     [[ "$COMP_WORDBREAKS" == *=* ]] && COMPREPLY=("${COMPREPLY[@]#"$kept"}")
 }
-complete -o nospace -o default -F _zerokit_complete zerokit"""
+complete -o nospace -o default -F _zerokit_complete zerokit""",
+    "zsh": r"""_zerokit() {
+    local -a found
+    found=("${(@f)$("${words[1]}" completion --query "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
+    found=(${found:#})  # of nothing there is one empty line
+    if (( $#found )); then compadd -Q -S '' -- "${found[@]}"; else compset -P '*='; _files; fi
+}
+compdef _zerokit zerokit""",
+    "fish": r"""function __zerokit_complete
+    set -l words (commandline -opc)
+    set -l found ($words[1] completion --query (commandline -cp | string collect) 2>/dev/null)
+    if test (count $found) -gt 0
+        string trim -- $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
+end
+complete -c zerokit -f -a '(__zerokit_complete)'""",
+}
+"""By shell. Candidates that are whole end with a space, which fish adds itself."""
 
 VALUES_OF_FLAGS = {
     "--cfg": ("job", "hydra", "all"),
@@ -36,15 +57,16 @@ def main(words: list[str]) -> int:
     """Print the script for a shell, or what completes the line typed so far, one candidate per line.
 
     Raises:
-        ConfigError: for another shell than bash.
+        ConfigError: for another shell.
     """
     match words:
-        case ["bash"]:
-            print(SCRIPT)
+        case [shell] if shell in SCRIPTS:
+            print(SCRIPTS[shell])
         case ["--query", line]:
-            print("\n".join(candidates(line)))
+            for candidate in candidates(line):
+                print(candidate)
         case _:
-            raise ConfigError(f"Give the shell, which must be bash: {usage(__doc__)}.")
+            raise ConfigError(f"Give the shell, one of {', '.join(SCRIPTS)}: {usage(__doc__)}.")
     return 0
 
 
@@ -204,7 +226,7 @@ ARGUMENTS: dict[str, Callable[[list[str], str], Iterable[str]]] = {
     "estimate": _overrides,
     "help": _names,
     "schema": _schemas,
-    "completion": _fixed("bash"),
+    "completion": _fixed(*SCRIPTS),
     "dashboard": _fixed("--dry-run", "--name"),
 }
 """What follows a command, from the words before and the word at the cursor; the other commands take files."""

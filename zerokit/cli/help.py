@@ -61,7 +61,7 @@ Usage
                                                    what would go wrong
   zerokit dashboard PROJECT [--dry-run]            a W&B workspace for its runs
   zerokit schema [GROUP | --write FOLDER]          JSON Schema, for editors
-  zerokit completion bash                          completion in the shell
+  zerokit completion bash|zsh|fish                 completion in the shell
   `python -m zerokit` is the same command.
 """
 

@@ -212,6 +212,9 @@ def _check_facts(facts: Any, where: str) -> None:
         wrong = not isinstance(value, kind) or isinstance(value, bool) or (kind is int and not 0 <= value < 1 << 62)
         if key in facts and wrong:
             raise DamagedState(f"{where}: facts.{key} must be {WORDS[kind]}, found {str(value)[:40]!r}.")
+    for section, value in facts.get("config", {}).items():
+        if not isinstance(value, (dict, type(None))):
+            raise DamagedState(f"{where}: facts.config.{section} must be an object, found {str(value)[:40]!r}.")
 
 
 def _check_lengths(files: tuple[FileFacts, ...], tensors: dict[str, TensorFacts], where: str) -> None:

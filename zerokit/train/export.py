@@ -17,6 +17,7 @@ from zerokit.config.errors import ConfigError
 from zerokit.config.parse import parse_fields
 from zerokit.config.registry import Choice
 from zerokit.model._huggingface import Rows, llama_config, llama_tensors
+from zerokit.state.errors import DamagedState
 from zerokit.state.export import NAMED, Output, Reader, values_of, write_model
 from zerokit.state.manifest import Manifest
 from zerokit.state.piece import CHUNK
@@ -42,10 +43,14 @@ def export(state: Path, target: Path, dtype: str = "float32") -> list[str]:
     manifest = verify(state)
     shapes = {n.removeprefix(WEIGHT): t.shape for n, t in manifest.tensors.items() if n.startswith(WEIGHT)}
     config = manifest.facts.get("config") or {}
-    found = layout(config, shapes, manifest.facts.get("classes") or ())
-    if "optimizer" in config:
-        outputs = [_evaluated(output, config["optimizer"], manifest) for output in found.outputs]
-        found = replace(found, outputs=outputs)
+    try:
+        found = layout(config, shapes, manifest.facts.get("classes") or ())
+        if "optimizer" in config:
+            outputs = [_evaluated(output, config["optimizer"], manifest) for output in found.outputs]
+            found = replace(found, outputs=outputs)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__} {error}"
+        raise DamagedState(f"{state}: what it says of its model is malformed: {problem}.") from error
     with StateReader(state, manifest) as reader:
         return found.write(reader, dtype, target)
 

@@ -183,6 +183,8 @@ class Saver(Callback):
         manifest = verify(path, self._exchange)
         if len(set(self._exchange.gather(manifest.digest))) > 1:
             raise DamagedState(f"{path}: the ranks do not see the same manifest; the folder must be shared by all.")
+        if "trainer" in manifest.facts and "training" not in manifest.facts:
+            raise DamagedState(f"{path} is of a run and does not say of which training: facts.training is missing.")
         allowed = self.options.allow_changed
         if lines := differences(manifest.facts.get("training", {}), self.training, allowed):
             raise StateMismatch(refusal(path, lines))
