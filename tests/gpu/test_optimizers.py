@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.gpu.process import forked, needs_gpu
-from tests.optimizer.test_stages import RUNS
+from tests.optimizer.test_stages import RUNS, kind
 from tests.optimizer.test_states import whole_states
 from tests.optimizer.training import Run, engine_of, train, weights
 from tests.zero.models import batches
@@ -25,7 +25,7 @@ def on_gpu(run: Run) -> Engine:
 @forked
 def test_gpu_and_cpu_agree(name):
     # other kernels for the gradients: a few ULP, which roots of small second moments and signs enlarge; bf16 in muon
-    run = Run(name, {"lr": 1e-3, **RUNS[name]}, steps=2)
+    run = Run(kind(name), {"lr": 1e-3, **RUNS[name]}, steps=2)
     there, here = on_gpu(run), engine_of(run)
     start = weights(here)
     there.load_full_state_dict(start)  # devices draw other numbers for the same seed
@@ -40,7 +40,7 @@ def test_gpu_and_cpu_agree(name):
 @pytest.mark.parametrize("name", RUNS)
 @forked
 def test_a_skipped_step_leaves_everything_as_it_was(name):
-    engine = on_gpu(Run(name, {"lr": 0.01, **RUNS[name]}))
+    engine = on_gpu(Run(kind(name), {"lr": 0.01, **RUNS[name]}))
     train(engine, 2)
     before, states = weights(engine), whole_states(engine)
     (batch,) = batches(1, 1)[0]
@@ -54,7 +54,7 @@ def test_a_skipped_step_leaves_everything_as_it_was(name):
 @pytest.mark.parametrize("name", RUNS)
 @forked
 def test_no_step_waits_for_the_device(name):
-    engine = on_gpu(Run(name, {"lr": 0.01, **RUNS[name]}))
+    engine = on_gpu(Run(kind(name), {"lr": 0.01, **RUNS[name]}))
     train(engine, 2)
     (batch,) = batches(1, 1)[0]
     engine.backward(engine(*(t.to(engine.device) for t in batch)))
@@ -68,7 +68,7 @@ def test_no_step_waits_for_the_device(name):
 @pytest.mark.parametrize("name", RUNS)
 @forked
 def test_a_recorded_step_equals_one_that_is_not(name):
-    run = Run(name, {"lr": 0.01, **RUNS[name]})
+    run = Run(kind(name), {"lr": 0.01, **RUNS[name]})
     plain, recorded = on_gpu(run), on_gpu(run)
     steps = WARMUP + 3
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.optimizer.training import Run, engine_of, plain, train, weights
-from zerokit.optimizer._codes import borders, code_values
 
 DECAY = 0.1
 
@@ -170,46 +169,11 @@ def test_muon_in_bf16_is_near_that_of_torch():
     assert any(name.startswith("blocks") and not torch.equal(mine[name], start[name]) for name in mine)
 
 
-def nearest_code(x, values, keep_small):
-    codes = torch.tensor(values)
-    near = (x[:, None] - codes).abs().argmin(1)
-    smallest = values.index(0.0) + 1
-    return codes[near.clamp(min=smallest) * (x > 0) if keep_small else near]
-
-
-def adam8bit(p, g, state, step, decay, lr=0.01):
-    """Moments as codes in blocks of 64 elements from the parameter's first on."""
-
-    def rounded(moment, signed):
-        flat = torch.nn.functional.pad(moment.flatten(), (0, -moment.numel() % 64)).view(-1, 64)
-        scale = flat.abs().amax(1, keepdim=True)
-        codes = nearest_code((flat / scale.clamp(min=1e-38)).flatten(), code_values(signed), not signed)
-        return (codes.view(-1, 64) * scale).flatten()[: moment.numel()].view_as(moment)
-
-    m, v = state.setdefault("m", torch.zeros_like(p)), state.setdefault("v", torch.zeros_like(p))
-    m.mul_(0.9).add_(0.1 * g)
-    v.mul_(0.999).add_(0.001 * g * g)
-    p.mul_(1 - lr * decay).sub_(lr / (1 - 0.9**step) * m / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
-    if p.ndim >= 2:
-        m.copy_(rounded(m, True))
-        v.copy_(rounded(v, False))
-
-
-def test_adam8bit_equals_its_formula():
-    # a moment that lies within rounding of the middle between two codes may take the other one: few elements, one code
-    run = Run("adam8bit", LR | {"full_precision": []})
-    engine = engine_of(run)
-    train(engine, run.steps)
-    _, theirs = plain(run, by_formula(adam8bit))
-    mine = weights(engine)
-    different = sum(int((~torch.isclose(mine[n], theirs[n], rtol=1e-4, atol=1e-6)).sum()) for n in mine)
-    assert different <= 0.002 * sum(w.numel() for w in mine.values())
-
-
-@pytest.mark.parametrize("signed", [True, False])
-def test_codes_are_256_and_their_borders_lie_between(signed):
-    values = code_values(signed)
-    assert len(set(values)) == 256 and values == sorted(values)
-    assert values[-1] == 1.0 and 0.0 in values
-    middles = borders(values)
-    assert all(a < m < b for a, m, b in zip(values, middles, values[1:], strict=False))
+def test_adam8bit_is_adamw_with_moments_of_8_bits():
+    options = LR | {"full_precision": []}
+    found = []
+    for run in (Run("adam8bit", options), Run("adamw", options | {"beta2": 0.999, "moments": "int8"})):
+        engine = engine_of(run)
+        train(engine, run.steps)
+        found.append(weights(engine))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

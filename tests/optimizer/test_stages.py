@@ -22,8 +22,19 @@ RUNS = {
     "adam8bit": {"weight_decay": 0.1},
     "schedule_free_adamw": {"weight_decay": 0.1},
     "torch": {"type": "NAdam", "weight_decay": 0.1},
+    "adamw/bf16": {"moments": "bf16"},
+    "lamb/int8": {"moments": "int8", "weight_decay": 0.1},
+    "sgd/int8": {"moments": "int8"},
+    "muon/int8": {"moments": "int8"},
+    "schedule_free_adamw/int8": {"moments": "int8", "weight_decay": 0.1},
 }
+"""Options by optimizer, and what tells them apart behind a stroke."""
 BF16 = Numerics(compute=torch.bfloat16, master="split", reduce=torch.bfloat16)
+
+
+def kind(label: str) -> str:
+    """The optimizer of a label."""
+    return label.partition("/")[0]
 
 
 def outcome(run: Run, stages=(0, 1, 2, 3)) -> dict:
@@ -46,7 +57,7 @@ def outcome(run: Run, stages=(0, 1, 2, 3)) -> dict:
 @pytest.mark.parametrize("model", ["plain", "frozen"])
 @pytest.mark.parametrize("name", RUNS)
 def test_stages_agree_bit_for_bit(name, model):
-    run = Run(name, {"lr": 0.01, **RUNS[name]}, model=model, steps=4, clip_norm=1.0)
+    run = Run(kind(name), {"lr": 0.01, **RUNS[name]}, model=model, steps=4, clip_norm=1.0)
     ranks = run_ranks(outcome, 2, run)
     assert len({rank[stage]["sha256"] for rank in ranks for stage in range(4)}) == 1
     for stage in range(4):
@@ -55,7 +66,7 @@ def test_stages_agree_bit_for_bit(name, model):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_stages_agree_in_bf16(name):
-    run = Run(name, {"lr": 0.01, **RUNS[name]}, steps=3, numerics=BF16)
+    run = Run(kind(name), {"lr": 0.01, **RUNS[name]}, steps=3, numerics=BF16)
     ranks = run_ranks(outcome, 2, run)
     assert len({rank[stage]["sha256"] for rank in ranks for stage in range(4)}) == 1
 
@@ -75,7 +86,7 @@ def in_fp16(run: Run) -> list[tuple[str, float]]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_stages_agree_in_fp16(name):
-    ranks = run_ranks(in_fp16, 2, Run(name, {"lr": 0.01, **RUNS[name]}, steps=4, clip_norm=1.0))
+    ranks = run_ranks(in_fp16, 2, Run(kind(name), {"lr": 0.01, **RUNS[name]}, steps=4, clip_norm=1.0))
     assert len({result for rank in ranks for result in rank}) == 1
 
 

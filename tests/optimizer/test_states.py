@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.optimizer.test_stages import BF16, RUNS
+from tests.optimizer.test_stages import BF16, RUNS, kind
 from tests.optimizer.training import Run, engine_of, train, weights
 from tests.ranks import run_ranks
 from tests.zero.models import batches
@@ -49,7 +49,7 @@ def together(ranks: list[dict]) -> dict[str, list]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_states_travel_between_stages_and_ranks_bit_for_bit(name, tmp_path):
-    run = Run(name, {"lr": 0.01, **RUNS[name]}, numerics=BF16)
+    run = Run(kind(name), {"lr": 0.01, **RUNS[name]}, numerics=BF16)
     seen, source = [], None
     for stage, world in PLACES:
         target = str(tmp_path / f"stage{stage}")
@@ -72,9 +72,11 @@ def resumed(run: Run, folder: str) -> tuple[str, str]:
     return straight.reader.sha256(), other.reader.sha256()
 
 
-@pytest.mark.parametrize("name", ["muon", "adafactor", "adam8bit", "schedule_free_adamw", "torch"])
+@pytest.mark.parametrize(
+    "name", ["muon", "adafactor", "adam8bit", "schedule_free_adamw", "torch", "lamb/int8", "adamw/bf16"]
+)
 def test_a_training_goes_on_as_if_it_had_not_been_saved(name, tmp_path):
-    for one, other in run_ranks(resumed, 2, Run(name, {"lr": 0.01, **RUNS[name]}), str(tmp_path / "state")):
+    for one, other in run_ranks(resumed, 2, Run(kind(name), {"lr": 0.01, **RUNS[name]}), str(tmp_path / "state")):
         assert one == other
 
 
@@ -87,7 +89,7 @@ def step_with(engine: Engine, factor: float) -> None:
 @pytest.mark.parametrize("selects", [True, False])
 @pytest.mark.parametrize("name", RUNS)
 def test_a_skipped_step_leaves_everything_as_it_was(name, selects):
-    engine = engine_of(Run(name, {"lr": 0.01, **RUNS[name]}))
+    engine = engine_of(Run(kind(name), {"lr": 0.01, **RUNS[name]}))
     engine._update.selects = selects  # as on a GPU, where the host does not know whether the step is taken
     train(engine, 2)
     before, states = weights(engine), whole_states(engine)

@@ -25,6 +25,8 @@ class State:
     placement: None for that of the elements that a rank updates. A state that belongs to the exchange of `compressed`
         optimizers has its own: "partial" (every rank has a whole one of its own) or "shard" (each element on one rank).
     travels: the ranks exchange it in every step, so it stays on the device wherever the others are.
+    moment: what may lie in a smaller format (`zerokit.optimizer._formats`): a "mean" of gradients, or a mean of their
+        "square"s, which is never negative.
     """
 
     name: str
@@ -34,6 +36,29 @@ class State:
     along: Along | None = None
     placement: Literal["partial", "shard"] | None = None
     travels: bool = False
+    moment: Literal["mean", "square"] | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """How fp32 values lie in memory between two updates.
+
+    planes: the states that they take. load: fp32 values of the planes. store: planes of values, from values and random
+    numbers in [0, 2¹⁶) that decide about rounding. Values and planes of one value per element are of any one shape.
+    """
+
+    planes: Sequence[State]
+    load: Callable[[Sequence[Any]], Any]
+    store: Callable[[Any, Any], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A moment `name` in the format that it has, and the others in which saved states may have it."""
+
+    name: str
+    format: Format
+    others: Sequence[Format]
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,17 @@ class GroupOptions:
 
 
 @dataclass
+class SmallStates(OptimizerOptions):
+    """Options of optimizers whose moments may take fewer bytes."""
+
+    moments: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Format of the moments of parameters with two or more dimensions: 4, 2 or 1.03 bytes for each; small formats round
+    at random, so that averages do not stand still."""
+    full_precision: list[str] = field(default_factory=list)
+    """Name patterns of parameters whose moments are fp32 in any case."""
+
+
+@dataclass
 class MomentOptions(OptimizerOptions):
     """Options of optimizers that follow the mean of gradients and of their squares."""
 
@@ -153,7 +189,11 @@ class Optimizer:
     mean over the ranks into the state `exp_avg`, and `update_compressed(p, state, s)` takes the place of `update`. The
     states `worker_error` and `server_error` are the exchange's."""
     evaluate: Callable | None = None
-    """`evaluate(p, state) → p` gives the weights to evaluate and export, where they are not those that are trained."""
+    """`evaluate(p, states) → p` gives the weights to evaluate and export, where they are not those that are trained."""
+    evaluates: Sequence[str] = ()
+    """Names of the states that `evaluate` takes, all of them fp32 with one value per element."""
+    readings: Sequence[Reading] = ()
+    """The moments that may lie in several formats."""
 
     def __init__(self, options: OptimizerOptions):
         self.options = options

@@ -16,8 +16,3 @@ def code_values(signed: bool) -> list[float]:
         middles = [scale * (0.1 + 0.9 * (i + 0.5) / count) for i in range(count)]
         values += middles + ([-m for m in middles] if signed else [])
     return sorted(values)
-
-
-def borders(values: list[float]) -> list[float]:
-    """Half-way points between neighbours: a number belongs to the code at the count of borders below it."""
-    return [(a + b) / 2 for a, b in zip(values, values[1:], strict=False)]

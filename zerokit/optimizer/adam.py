@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import MomentOptions, Optimizer, State
+from zerokit.optimizer._base import MomentOptions, Optimizer, SmallStates, State
+from zerokit.optimizer._packed import pack
 
 
 @dataclass
-class AdamOptions(MomentOptions):
+class AdamOptions(MomentOptions, SmallStates):
     """Adam with the defaults of the paper."""
 
     lr: float = 1e-3
@@ -21,7 +22,7 @@ class AdamOptions(MomentOptions):
 class Adam(Optimizer):
     """g ← g + λp; m ← β₁m + (1-β₁)g; v ← β₂v + (1-β₂)g²; p ← p - lr·m̂ / (√v̂ + ε)."""
 
-    states = (State("exp_avg"), State("exp_avg_sq"))
+    states = (State("exp_avg", moment="mean"), State("exp_avg_sq", moment="square"))
 
     def scalars(self, now):
         """Penalty, step size and root of the second bias correction."""
@@ -44,6 +45,6 @@ class Adam(Optimizer):
 
 
 @register("optimizer", "adam", AdamOptions)
-def build(options: AdamOptions) -> Adam:
+def build(options: AdamOptions) -> Optimizer:
     """The optimizer with these options."""
-    return Adam(options)
+    return pack(Adam(options))

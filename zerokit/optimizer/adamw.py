@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import MomentOptions, Optimizer, State
+from zerokit.optimizer._base import MomentOptions, Optimizer, SmallStates, State
+from zerokit.optimizer._packed import pack
 
 
 @dataclass
-class AdamWOptions(MomentOptions):
+class AdamWOptions(MomentOptions, SmallStates):
     """AdamW; the default betas suit small batches of tokens (Llama uses 0.95 for beta2)."""
 
     lr: float = 2e-3
@@ -23,7 +24,7 @@ class AdamWOptions(MomentOptions):
 class AdamW(Optimizer):
     """m ← β₁m + (1-β₁)g; v ← β₂v + (1-β₂)g²; p ← p(1-lr·λ) - lr·m̂ / (√v̂ + ε)."""
 
-    states = (State("exp_avg"), State("exp_avg_sq"))
+    states = (State("exp_avg", moment="mean"), State("exp_avg_sq", moment="square"))
 
     def scalars(self, now):
         """Factors of the weights and of the step, and root of the second bias correction."""
@@ -45,6 +46,6 @@ class AdamW(Optimizer):
 
 
 @register("optimizer", "adamw", AdamWOptions)
-def build(options: AdamWOptions) -> AdamW:
+def build(options: AdamWOptions) -> Optimizer:
     """The optimizer with these options."""
-    return AdamW(options)
+    return pack(AdamW(options))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import MomentOptions, Optimizer, Phase, State, check_range
+from zerokit.optimizer._base import MomentOptions, Optimizer, Phase, SmallStates, State, check_range
+from zerokit.optimizer._packed import pack
 
 
 @dataclass
-class LambOptions(MomentOptions):
+class LambOptions(MomentOptions, SmallStates):
     """Adam's direction, with a length in proportion to that of each parameter; for large batches."""
 
     lr: float = 2e-3
@@ -34,7 +35,7 @@ class LambOptions(MomentOptions):
 class Lamb(Optimizer):
     """m, v as in Adam; u = m̂ / (√v̂ + ε) + λp; p ← p - lr·(‖p‖ / ‖u‖)·u, with norms over whole parameters."""
 
-    states = (State("exp_avg"), State("exp_avg_sq"))
+    states = (State("exp_avg", moment="mean"), State("exp_avg_sq", moment="square"))
     phases = (Phase("measure", sums={"weight": "all", "direction": "all"}),)
 
     def scalars(self, now):
@@ -68,6 +69,6 @@ class Lamb(Optimizer):
 
 
 @register("optimizer", "lamb", LambOptions)
-def build(options: LambOptions) -> Lamb:
+def build(options: LambOptions) -> Optimizer:
     """The optimizer with these options."""
-    return Lamb(options)
+    return pack(Lamb(options))

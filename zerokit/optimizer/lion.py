@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import Optimizer, OptimizerOptions, State, check_range
+from zerokit.optimizer._base import Optimizer, SmallStates, State, check_range
+from zerokit.optimizer._packed import pack
 
 
 @dataclass
-class LionOptions(OptimizerOptions):
+class LionOptions(SmallStates):
     """Steps of one size, in the direction of a sign; wants a learning rate 3 to 10 times smaller than AdamW."""
 
     lr: float = 1e-4
@@ -30,7 +31,7 @@ class LionOptions(OptimizerOptions):
 class Lion(Optimizer):
     """p ← p(1-lr·λ) - lr·sign(β₁m + (1-β₁)g); m ← β₂m + (1-β₂)g."""
 
-    states = (State("exp_avg"),)
+    states = (State("exp_avg", moment="mean"),)
 
     def scalars(self, now):
         """Factor of the weights, step size, and share of the gradient in the direction."""
@@ -44,6 +45,6 @@ class Lion(Optimizer):
 
 
 @register("optimizer", "lion", LionOptions)
-def build(options: LionOptions) -> Lion:
+def build(options: LionOptions) -> Optimizer:
     """The optimizer with these options."""
-    return Lion(options)
+    return pack(Lion(options))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import Optimizer, OptimizerOptions, Phase, State, check_range, matches
+from zerokit.optimizer._base import Optimizer, Phase, SmallStates, State, check_range, matches
+from zerokit.optimizer._packed import pack
 from zerokit.optimizer.adamw import AdamW, AdamWOptions
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -15,7 +16,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 @dataclass
-class MuonOptions(OptimizerOptions):
+class MuonOptions(SmallStates):
     """Momentum made orthogonal for matrices; AdamW for vectors, embeddings and the head."""
 
     lr: float = 2e-3
@@ -59,12 +60,12 @@ class MuonOptions(OptimizerOptions):
 class Muon(Optimizer):
     """m ← μm + (1-μ)g; u = (1-μ)g + μm with Nesterov, else m; p ← p(1-lr·λ) - lr·size·orthogonal(u)."""
 
-    states = (State("momentum"),)
+    states = (State("momentum", moment="mean"),)
 
     def __init__(self, options: MuonOptions):
         super().__init__(options)
         self.phases = (Phase("follow", whole="orthogonalise", wire=options.ns_dtype),)
-        self._adamw = AdamW(options.adamw())
+        self._adamw = pack(AdamW(options.adamw()))
 
     @property
     def momentum(self) -> float:
@@ -105,6 +106,6 @@ class Muon(Optimizer):
 
 
 @register("optimizer", "muon", MuonOptions)
-def build(options: MuonOptions) -> Muon:
+def build(options: MuonOptions) -> Optimizer:
     """The optimizer with these options."""
-    return Muon(options)
+    return pack(Muon(options))

@@ -6,11 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import MomentOptions, Optimizer, State
+from zerokit.optimizer._base import MomentOptions, Optimizer, SmallStates, State
+from zerokit.optimizer._packed import pack
 
 
 @dataclass
-class ScheduleFreeOptions(MomentOptions):
+class ScheduleFreeOptions(MomentOptions, SmallStates):
     """AdamW that averages weights instead of decaying its learning rate; choose scheduler=constant with a warm-up."""
 
     lr: float = 2.5e-3
@@ -34,8 +35,9 @@ class ScheduleFreeAdamW(Optimizer):
     """
 
     momentum = None
-    states = (State("base", initial="parameter"), State("exp_avg_sq"))
+    states = (State("base", initial="parameter"), State("exp_avg_sq", moment="square"))
     kept = {"weight_sum": 0.0}
+    evaluates = ("base",)
 
     def _gamma(self, now):
         return now.lr * (1 - self.options.beta2**now.step).sqrt()
@@ -68,6 +70,6 @@ class ScheduleFreeAdamW(Optimizer):
 
 
 @register("optimizer", "schedule_free_adamw", ScheduleFreeOptions)
-def build(options: ScheduleFreeOptions) -> ScheduleFreeAdamW:
+def build(options: ScheduleFreeOptions) -> Optimizer:
     """The optimizer with these options."""
-    return ScheduleFreeAdamW(options)
+    return pack(ScheduleFreeAdamW(options))

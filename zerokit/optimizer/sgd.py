@@ -6,11 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zerokit.config.registry import register
-from zerokit.optimizer._base import Optimizer, OptimizerOptions, State, check_range
+from zerokit.optimizer._base import Optimizer, SmallStates, State, check_range
+from zerokit.optimizer._packed import pack
 
 
 @dataclass
-class SGDOptions(OptimizerOptions):
+class SGDOptions(SmallStates):
     """Gradient descent, with momentum if it is above 0."""
 
     lr: float = 0.1
@@ -35,7 +36,7 @@ class SGD(Optimizer):
 
     def __init__(self, options: SGDOptions):
         super().__init__(options)
-        self.states = (State("velocity"),) if options.momentum else ()
+        self.states = (State("velocity", moment="mean"),) if options.momentum else ()
 
     @property
     def momentum(self) -> float | None:
@@ -58,6 +59,6 @@ class SGD(Optimizer):
 
 
 @register("optimizer", "sgd", SGDOptions)
-def build(options: SGDOptions) -> SGD:
+def build(options: SGDOptions) -> Optimizer:
     """The optimizer with these options."""
-    return SGD(options)
+    return pack(SGD(options))

@@ -188,7 +188,7 @@ def _evaluated(output: Output, options: dict[str, Any], manifest: Manifest) -> O
     optimizer = registry.build("optimizer", Choice(name, parse_fields(kind, kept, "optimizer")))
     parameter = output.source.removeprefix(WEIGHT)
     rule = optimizer.rule(parameter, len(manifest.tensors[output.source].shape))
-    states = tuple(f"optimizer.{state.name}/{parameter}" for state in rule.states if state.along is None)
+    states = tuple(f"optimizer.{name}/{parameter}" for name in rule.evaluates)
     if rule.evaluate is None or not set(states) <= manifest.tensors.keys():  # frozen ones have no states
         return output
     return replace(output, function=rule.evaluate, others=states)

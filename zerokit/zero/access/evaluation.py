@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from zerokit.zero.access.parts import EngineParts
+from zerokit.zero.update.states import of_elements
 
 
 class EvaluationWeights:
@@ -20,7 +21,7 @@ class EvaluationWeights:
     def __init__(self, engine: EngineParts):
         self._engine = weakref.proxy(engine)  # which has this
         update = engine._update
-        self._parts = [(part, rule.evaluate) for part, rule in update.parts() if rule.evaluate is not None]
+        self._parts = [(part, rule) for part, rule in update.parts() if rule.evaluate is not None]
         self._open = False
 
     @contextmanager
@@ -45,11 +46,13 @@ class EvaluationWeights:
         master = engine._update.master
         staging, compute = engine._update.staging, engine.comm.compute
         staging.begin()
-        for part, evaluate in self._parts:
+        for part, rule in self._parts:
             with staging.here(part, compute) as here:
                 extra = None if part.extra is None else torch.empty_like(part.extra).copy_(here.extra)
                 kept.append((here.weight.clone(), extra))
-                master.store(here.weight, here.extra, evaluate(master.load(here.weight, here.extra), here.state))
+                pairs = zip(of_elements(rule.states), here.state, strict=True)
+                states = [values for state, values in pairs if state.name in rule.evaluates]
+                master.store(here.weight, here.extra, rule.evaluate(master.load(here.weight, here.extra), states))
         self._changed()
         return kept
 

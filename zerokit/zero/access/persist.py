@@ -27,6 +27,7 @@ from zerokit.state.rankfile import RankFile
 from zerokit.state.read import StateReader, check_fits, restore, together, verify
 from zerokit.state.save import check_json, save_state
 from zerokit.zero import placement
+from zerokit.zero.access.convert import conversions, readable, tensor_name
 from zerokit.zero.access.parts import EngineParts
 from zerokit.zero.materialize import Materializer
 from zerokit.zero.placement import STAGES, Home
@@ -165,7 +166,7 @@ class EngineState:
         for part in states.slices():
             whole_shape = shapes[part.parameter]
             shape = tuple(whole_shape) if part.size == whole_shape.numel() else (part.size,)
-            name = f"optimizer.{part.name}/{part.parameter}"
+            name = tensor_name(part.name, part.parameter)
             yield states.home(part.name), Piece(name, shape, part.start, part.values.dtype, (part.values,))
 
     def _counters(self) -> dict[str, Tensor]:
@@ -235,7 +236,10 @@ class EngineState:
         """
         manifest = manifest or verify(path, self.exchange)
         optional = (*optional, "optimizer.") if weights_only else tuple(optional)
-        wanted = self._wanted(manifest, optional)
+        converted = [] if weights_only else list(conversions(self._storage, manifest.tensors))
+        replaced = {name for conversion in converted for name in conversion.replaced}
+        wanted = [piece for piece in self._wanted(manifest, optional) if piece.name not in replaced]
+        wanted += [piece for conversion in converted for piece in conversion.pieces]
         own = self._own_pieces(manifest, [*extra])
         if weights_only:
             wanted = [piece for piece in wanted if piece.name.startswith(WEIGHT)]
@@ -253,6 +257,8 @@ class EngineState:
             if self._engine.unused is not None:
                 self._engine.unused.lag.zero_()  # states of before do not have it
             together(self.exchange, path, read)
+            for conversion in converted:
+                conversion.finish()
             if weights_only:
                 self._engine._update.start_states(self._comm)
             same_rank = any(piece.name.endswith("rng/torch") for piece in own)
@@ -284,7 +290,7 @@ class EngineState:
         states = self._storage.states
         kind, _, parameter = name.partition("/")
         if kind.startswith("optimizer."):
-            return kind.removeprefix("optimizer.") not in {*states.declared, *states.kept}
+            return kind.removeprefix("optimizer.") not in {*states.declared, *states.kept} | readable(self._storage)
         return name.startswith(WEIGHT) and not any(parameter in unit.names for unit in self._engine.units)
 
     def _own_pieces(self, manifest: Manifest, extra: list[Piece]) -> list[Piece]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zerokit.zero.access.convert import NEAREST
 from zerokit.zero.access.parts import EngineParts
 from zerokit.zero.buffer import Buffer
 from zerokit.zero.materialize import Materializer
@@ -168,32 +170,47 @@ class ParameterValues:
 
     def states(self, name: str) -> list[str]:
         """Names of the optimizer's states of a parameter."""
-        return list(self._declared(*self._find(name)))
+        declared, moments = self._declared(*self._find(name))
+        planes = {plane.name: moment for moment, form in moments.items() for plane in form.planes}
+        return list(dict.fromkeys(planes.get(key, key) for key in declared))
 
-    def _declared(self, unit: Unit, index: int) -> dict[str, State]:
+    def _declared(self, unit: Unit, index: int) -> tuple[dict[str, State], dict[str, Any]]:
+        """States by name as they lie in memory, and the formats of moments by their names."""
         if not unit.trainable:
-            return {}
+            return {}, {}
         rule = self._storage.states.rules[unit.layout.groups[index]]
-        return {state.name: state for state in rule.states}
+        return {s.name: s for s in rule.states}, {moment.name: moment.format for moment in rule.readings}
 
-    def _state(self, name: str, key: str) -> tuple[State, int, torch.Size, StateSlice | None]:
-        """A state's declaration, its values, the parameter's shape, and what this rank holds of it."""
+    def _planes(self, name: str, key: str) -> tuple[Any, list[State]]:
+        """The format of a state, None if it has none of its own, and what it consists of."""
+        declared, moments = self._declared(*self._find(name))
+        if key in moments:
+            return moments[key], [declared[plane.name] for plane in moments[key].planes]
+        if key not in self.states(name):
+            raise KeyError(f"'{name}' has no optimizer state '{key}'; it has {', '.join(self.states(name)) or 'none'}.")
+        return None, [declared[key]]
+
+    def _held(self, name: str, state: State) -> tuple[int, torch.Size, StateSlice | None]:
+        """How many values a state has, the parameter's shape, and what this rank holds of it."""
         unit, index = self._find(name)
-        declared = self._declared(unit, index)
-        if key not in declared:
-            raise KeyError(f"'{name}' has no optimizer state '{key}'; it has {', '.join(declared) or 'none'}.")
-        state, shape = declared[key], unit.shapes[index]
+        shape = unit.shapes[index]
         if self._slices is None:
             self._slices = {(part.parameter, part.name): part for part in self._storage.states.slices()}
         size = length_along(state.along, shape) if state.along else -(-shape.numel() // state.per)
-        return state, size, shape, self._slices.get((name, key))
+        return size, shape, self._slices.get((name, state.name))
 
     def state(self, name: str, key: str) -> Tensor:
-        """A whole optimizer state of a parameter: in its shape if there is one value per element, else flat; fp32. Of
-        one that every rank has its own of, the sum."""
-        state, size, shape, part = self._state(name, key)
+        """A whole optimizer state of a parameter, whatever its format: in its shape if there is one value per element,
+        else flat; fp32. Of one that every rank has its own of, the sum."""
+        form, planes = self._planes(name, key)
+        whole = [self._whole(name, plane) for plane in planes]
+        return whole[0] if form is None else form.load(whole)
+
+    def _whole(self, name: str, state: State) -> Tensor:
+        size, shape, part = self._held(name, state)
         self._comm.updated()
-        full, home = torch.zeros(size, dtype=torch.float32, device=self._comm.device), self._storage.states.home(key)
+        home = self._storage.states.home(state.name)
+        full = torch.zeros(size, dtype=torch.float32, device=self._comm.device)
         alone = not (home.divided or home.apart)
         if part is not None and (alone or home.is_first(self._comm.mesh)):
             full[part.start : part.start + len(part.values)] = part.values
@@ -203,15 +220,20 @@ class ParameterValues:
 
     @torch.no_grad()
     def set_state(self, name: str, key: str, value: Tensor) -> None:
-        """Give an optimizer state of a parameter other values, in the shape that `state` returns."""
-        state, size, shape, part = self._state(name, key)
-        value = self._checked(name, value, shape if size == shape.numel() else (size,)).reshape(-1)
+        """Give an optimizer state of a parameter other values, in the shape that `state` returns; a moment in a small
+        format rounds them to the nearest."""
+        form, planes = self._planes(name, key)
+        size, shape, _ = self._held(name, planes[0])
+        value = self._checked(name, value, shape if size == shape.numel() else (size,))
+        values = [value] if form is None else form.store(value, torch.full_like(value, NEAREST, dtype=torch.int32))
         self._comm.updated()
         self._comm.compute.wait(self._comm.copied)
-        if part is not None:
-            part.values.copy_(value[part.start : part.start + len(part.values)])
-            if not self._storage.states.home(key).has_value(self._comm.mesh):
-                part.values.zero_()
+        for plane, new in zip(planes, values, strict=True):
+            part = self._held(name, plane)[2]
+            if part is not None:
+                part.values.copy_(new.reshape(-1)[part.start : part.start + len(part.values)])
+                if not self._storage.states.home(plane.name).has_value(self._comm.mesh):
+                    part.values.zero_()
         self._engine.states_changed()
 
 

@@ -57,6 +57,8 @@ class Rule(Protocol):
     compiles: bool
     exact_steps: int | None
     evaluate: Callable | None
+    evaluates: Sequence[str]
+    readings: Sequence[Any]
 
     def scalars(self, now: Now) -> dict[str, Tensor]:
         """What is the same for all elements of a group."""

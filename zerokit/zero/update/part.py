@@ -31,9 +31,8 @@ class Part:
 def make_part(storage: Storage, unit: Unit, span: Span, shape: tuple[int, ...] = (-1,)) -> Part:
     """The views of some elements of a unit, of one hyperparameter group."""
     declared = of_elements(storage.states.rules[span.group].states)
-    states = storage.states.views(unit, span)
-    if len(shape) > 1:
-        states = tuple(state.view(shape) for state in states)
+    views = zip(declared, storage.states.views(unit, span), strict=True)
+    states = tuple(view.view(shape) if state.per == 1 else view for state, view in views)
     extra = None if unit.extra is None else unit.extra.at(span).view(shape)
     away = [extra] if unit.away and extra is not None else []
     away += [v for s, v in zip(declared, states, strict=True) if storage.states.is_away(s, unit)]
