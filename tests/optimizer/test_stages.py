@@ -71,6 +71,14 @@ def test_stages_agree_in_bf16(name):
     assert len({rank[stage]["sha256"] for rank in ranks for stage in range(4)}) == 1
 
 
+def test_stages_agree_with_masters_of_24_bits():
+    run = Run("adamw", {"lr": 0.01}, steps=3)
+    found = [replace(run, numerics=replace(BF16, master=master)) for master in ("split24", "split")]
+    (half, _), (exact, _) = (run_ranks(outcome, 2, run) for run in found)
+    assert len({half[stage]["sha256"] for stage in range(4)}) == 1
+    assert half[0]["sha256"] != exact[0]["sha256"]
+
+
 def in_fp16(run: Run) -> list[tuple[str, float]]:
     """Digest of the weights and loss scale at every stage; the first scale makes some gradients overflow."""
     found = []

@@ -10,8 +10,8 @@ from typing import Any
 class Precision:
     """Formats by name, as `torch` calls them.
 
-    compute: weights and activations. master: "same", "separate" or "split". accumulate: gradients between
-    micro-batches. reduce: gradients on the wire. scaler: makes the loss scaler on a device, or None.
+    compute: weights and activations. master: "same", "separate", "split" or "split24". accumulate: gradients
+    between micro-batches. reduce: gradients on the wire. scaler: makes the loss scaler on a device, or None.
     """
 
     compute: str

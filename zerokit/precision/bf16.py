@@ -17,9 +17,10 @@ class BF16Options:
     """Format in which gradients are summed over micro-batches."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     """Format in which gradients are summed over processes; bf16 halves the traffic and rounds each sum."""
-    master: Literal["split", "separate"] = "split"
+    master: Literal["split", "separate", "split24"] = "split"
     """How the fp32 master weights are stored: `split` keeps the 16 bits that the bf16 weight lacks (2 bytes per
-    parameter), `separate` a whole copy (4 bytes). Both are exact."""
+    parameter), `separate` a whole copy (4 bytes). Both are exact. `split24` keeps 8 of these bits (1 byte): masters of
+    24 bits, rounded to the nearest."""
 
 
 @register("precision", "bf16", BF16Options)

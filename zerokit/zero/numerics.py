@@ -29,7 +29,7 @@ class Scaler(Protocol):
 class Numerics:
     """Formats of one training.
 
-    compute: of weights and activations. master: "same", "separate" or "split" (`zerokit.zero.update.master`).
+    compute: of weights and activations. master: a name of `zerokit.zero.update.master.MASTERS`.
     accumulate: of gradients between micro-batches. reduce: of gradients on the wire. scaler: None does not scale.
     weight: what the mean of gradients is multiplied with (their sum over the ranks: the number of ranks). skips:
     whether steps whose gradients are not finite are left out; else they are taken, with what that makes of the weights.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zerokit.zero.update.master import MASTERS, Split
+from zerokit.zero.update.master import MASTERS, Split, Split24
 
 
 def bit_patterns() -> torch.Tensor:
@@ -30,3 +30,18 @@ def test_split_rounds_to_nearest():
     tie = (value.view(torch.int32) & 0xFFFF) == 0x8000
     assert torch.equal(weight[~tie], value[~tie].bfloat16())
     assert torch.all((weight.float() - value).abs() <= (value.bfloat16().float() - value).abs())
+
+
+def test_split24_keeps_16_significant_bits():
+    value = bit_patterns()
+    value = value[value.abs() < 3e38]
+    weight, extra = torch.empty_like(value, dtype=torch.bfloat16), torch.empty_like(value, dtype=torch.int8)
+    Split24.store(weight, extra, value)
+    kept = Split24.load(weight, extra)
+    normal = value.abs() >= 2.0**-126
+    assert ((kept - value).abs() <= value.abs() * 2.0**-16 / 2)[normal].all()
+    low = kept.view(torch.int32) & 0xFFFF
+    assert torch.equal(weight[low != 0x8000], kept[low != 0x8000].bfloat16())  # the bf16 weight is the nearest
+    again_weight, again_extra = torch.empty_like(weight), torch.empty_like(extra)
+    Split24.store(again_weight, again_extra, kept)
+    assert torch.equal(again_weight, weight) and torch.equal(again_extra, extra)
