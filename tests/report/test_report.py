@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 
@@ -16,7 +17,7 @@ from zerokit.report.sections import SECTIONS
 
 GIB = 1 << 30
 HOSTILE = "</script><script>alert('1')</script><img src=x onerror=\"alert(2)\">&amp;\x00"
-VOID = {"meta", "br", "img", "rect", "line", "path", "link"}
+VOID = {"input", "meta", "br", "img", "rect", "line", "path", "link"}
 
 
 class Page(HTMLParser):
@@ -106,8 +107,8 @@ def test_a_finished_run_is_shown_with_figures_charts_and_tables(run_dir):
         "bits per byte, held out 2.125",
         "training 7.900 → 2.002",
         "tokens/s 48.2k",
-        "peak memory per rank 4.25 GiB",
-        "model states 2.50 GiB, 5.00 GiB at stage 0",
+        "model states per rank 2.50 GiB",
+        "5.00 GiB at stage 0, the process grew by 4.25 GiB",
         "torch 2.13.0",
         "optimizer.lr 0.001",
         "return x",
@@ -326,3 +327,70 @@ def test_no_text_can_end_the_script_of_a_chart():
 def test_a_section_can_be_added(run_dir, monkeypatch):
     monkeypatch.setattr("zerokit.report.page.SECTIONS", [*SECTIONS, lambda run: f"<p>{run.status} twice</p>"])
     assert "finished twice" in page(run_dir).text
+
+
+def test_titles_tell_runs_apart(run_dir):
+    change_summary(run_dir, host="node7")
+    report = page(run_dir)
+    for part in ("gpt_nano · stage 2 · 2 × cpu · node7 · run · finished", "host node7", "folder run"):
+        assert part in report.text
+
+
+def test_predictions_stand_beside_what_was_measured_and_states_come_first_on_a_cpu(run_dir):
+    storage = {"parameters": GIB, "gradients": GIB // 2, "optimizer": GIB, "buffers": 7, "host": 0}
+    memory = {"weights": GIB, "master": GIB, "gradients": 0, "optimizer": GIB, "activations": GIB}
+    change_summary(run_dir, predicted={"storage": storage, "memory": memory})
+    labels = [attributes.get("aria-label") for _, attributes in page(run_dir).elements]
+    assert "predicted: 2.50 GiB" in labels and "predicted: 4.00 GiB" in labels
+    assert "Growth of the process" in page(run_dir).text
+    change_summary(run_dir, device="NVIDIA H200")
+    report = page(run_dir)
+    assert "Growth of the process" not in report.text and "peak memory per rank 4.25 GiB" in report.text
+    for odd in ("x", [1], {"storage": 1, "memory": [2]}, {"storage": {"parameters": "x"}, "memory": {"weights": {}}}):
+        change_summary(run_dir, predicted=odd)
+        page(run_dir)
+
+
+def test_a_failure_shows_the_end_of_the_logs(run_dir, tmp_path):
+    logs = run_dir / "logs"
+    logs.mkdir()
+    (logs / "rank0.log").write_text("".join(f"line {number}\n" for number in range(10_000)))
+    (logs / "rank1.err").write_text("Traceback\nValueError: <b>bad</b> \x1b[31mred\n")
+    (tmp_path / "secret").write_text("password")
+    (logs / "rank2.log").symlink_to(tmp_path / "secret")
+    os.mkfifo(logs / "rank3.log")
+    change_summary(run_dir, status="failed", error="rank 1: ValueError")
+    report = page(run_dir)
+    assert "the end of logs/rank1.err" in report.text and "ValueError: <b>bad</b>" in report.text
+    assert "line 9999" in report.text and "line 9000" not in report.text
+    assert "password" not in report.text and "\x1b" not in report.text
+    change_summary(run_dir, status="finished", error=None)
+    assert "the end of" not in page(run_dir).text
+
+
+def test_a_run_links_to_its_tracker_and_its_sweep(run_dir):
+    def links() -> list[str]:
+        return [attributes["href"] for tag, attributes in page(run_dir).elements if tag == "a"]
+
+    assert links() == []
+    (run_dir.parent / "sweep.json").write_text("{}")
+    change_summary(run_dir, tracker_url="https://wandb.ai/me/mine/runs/x")
+    assert links() == ["../report.html", "https://wandb.ai/me/mine/runs/x"]
+    change_summary(run_dir, tracker_url="javascript:alert(1)")
+    assert links() == ["../report.html"]
+
+
+def test_only_a_run_that_goes_on_is_read_again(run_dir):
+    assert "data-live" not in write_report(run_dir).read_text()
+    change_summary(run_dir, status="running")
+    assert 'data-live="15"' in write_report(run_dir).read_text()
+
+
+def test_points_know_their_tokens_and_seconds(tmp_path):
+    with MetricsFile(tmp_path / "metrics.jsonl") as metrics:
+        for step in (2, 4, 6):
+            metrics.log({"train/loss": 1.0, "perf/step_time_s": 0.5, "trainer/tokens": step * 64}, step)
+    (tmp_path / "summary.json").write_text("{}")
+    (line,) = json.loads(page(tmp_path).scripts[1])
+    assert line["places"] == ["tokens", "seconds"]
+    assert [point[4:] for point in line["points"]] == [[128, 1.0], [256, 2.0], [384, 3.0]]

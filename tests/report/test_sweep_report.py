@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tests.commands import zerokit
 from tests.report.sweep_folder import cell, change, make
 from tests.report.test_report import HOSTILE, Page
-from zerokit.record.metrics import MetricsFile
+from zerokit.record.metrics import GIB, MetricsFile
 from zerokit.report import cells, write_report
 from zerokit.report.cells import Cell, Sweep, load_sweep
 from zerokit.report.compare import frontier, parities, told
 from zerokit.report.rows import markdown
+from zerokit.report.run import load_run
 
 
 @pytest.fixture
@@ -318,3 +319,29 @@ def test_runs_whose_threads_differ_are_said_to(tmp_path):
     write_report(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "not bit-identical" in text and "CPU threads" not in text
+
+
+def test_cells_link_to_their_pages_and_show_what_differs_and_held_out_losses(tmp_path):
+    for stage in (0, 3):
+        cell(tmp_path / f"cell{stage}", stage, "fp32", 4.0, 0)
+        with MetricsFile(tmp_path / f"cell{stage}" / "metrics.jsonl") as metrics:
+            metrics.log({"eval/loss": 2.75 + stage}, 200)
+    write_report(tmp_path / "cell3")
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert '<a href="cell3/report.html">' in text and 'href="cell0/report.html"' not in text
+    assert "Held-out loss" in text and "<td>5.75</td>" in text
+    assert '<th scope="row" class="name">zero.stage</th><td>0</td><td>3</td>' in text
+    assert "| held out |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_on_a_cpu_a_sweep_compares_the_states_of_the_model(tmp_path):
+    for stage in (0, 3):
+        folder = tmp_path / f"cell{stage}"
+        cell(folder, stage, "fp32", 40.0, 0)
+        states = load_run(folder).memory[0]
+        change(folder, device="cpu", predicted={"storage": {**states, "buffers": 5}})
+    write_report(tmp_path)
+    sweep = load_sweep(tmp_path)
+    assert [cell.peak for cell in sweep.cells] == [16 * GIB, 2 * GIB]
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "+0.0 %" in text and "the model's states" in text

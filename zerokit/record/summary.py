@@ -95,6 +95,7 @@ def first_facts(config: dict[str, Any], world: int) -> dict[str, Any]:
         "zero": {"stage": config["zero"]["stage"]},
         "precision": config["precision"]["name"],
         "command": command(),
+        "host": platform.node(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": {"python": platform.python_version(), "torch": version("torch"), "zerokit": zerokit.__version__},

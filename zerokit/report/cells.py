@@ -15,7 +15,7 @@ from zerokit.config.files import read_mapping
 from zerokit.config.identity import VIEWS
 from zerokit.config.parse import finite
 from zerokit.record.metrics import GIB, Loss, last_loss
-from zerokit.report.run import FILES, Run, load_run
+from zerokit.report.run import FILES, STATES, Run, load_run
 
 MANIFEST = "sweep.json"
 ATTEMPT = "attempts"
@@ -46,14 +46,24 @@ class Cell:
     """Bytes of a rank that were predicted."""
 
     @property
+    def page(self) -> str | None:
+        """Where its own report lies, from the folder of the sweep."""
+        return f"{self.folder.name}/report.html" if (self.folder / "report.html").is_file() else None
+
+    @property
     def speed(self) -> float | None:
         """Tokens per second of all ranks."""
         return self.run and (finite(self.run.summary.get("tokens_per_sec")) or self.run.last("perf/tokens_per_sec"))
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the peak is what a process grew by, which no prediction of tensors can be compared with."""
+        """Whether memory is that of the model's states: a process grows by more, with which nothing can be compared."""
         return self.run is not None and self.run.device == "cpu"
+
+    @property
+    def comparable(self) -> bool:
+        """Whether prediction and memory are of the same kind: on a CPU only if the states were predicted too."""
+        return not self.on_cpu or _predicted_states(self.run) is not None
 
     @property
     def loss(self) -> Loss | None:
@@ -64,16 +74,30 @@ class Cell:
 
     @property
     def peak(self) -> float | None:
-        """Peak bytes of the fullest rank."""
+        """Peak bytes of the fullest rank; on a CPU, where a process also grows by what is not the model's, those of the
+        model's states, if they are known."""
         if self.run is None:
             return None
+        if self.on_cpu and self.memory:
+            return sum(self.memory.values())
         gib = max(self.run.numbers("max_allocated_gib"), default=0) or self.run.last("memory/max_allocated_gib")
         return gib * GIB if gib else None
 
     @property
     def memory(self) -> dict[str, float]:
-        """Bytes of the fullest rank by kind; empty where they are not known."""
-        return max(self.run.memory if self.run else [], key=lambda row: sum(row.values()), default={})
+        """Bytes of the fullest rank by kind, on a CPU of the model's states alone; empty where they are not known."""
+        rows = self.run.memory if self.run else []
+        rows = [{kind: row[kind] for kind in STATES} for row in rows] if self.on_cpu else rows
+        return max(rows, key=lambda row: sum(row.values()), default={})
+
+    @property
+    def held_out(self) -> Loss | None:
+        """Last loss on held-out data, in the unit of the training loss."""
+        if self.run is None:
+            return None
+        known = {f"train/{name}": self.run.last(f"eval/{name}") for name in ("bits_per_byte", "loss")}
+        summary = {"bits_per_byte": {}, "loss_unit": self.run.summary.get("loss_unit")}
+        return last_loss(summary, known)
 
     @property
     def sha256(self) -> str | None:
@@ -191,8 +215,16 @@ def _cell(number: int, folder: Path, run: Run | None, entry: dict[str, Any], lab
         status,
         reason,
         _command(folder, run, entry),
-        predicted * GIB if predicted else None,
+        _predicted_states(run) or (predicted * GIB if predicted else None),
     )
+
+
+def _predicted_states(run: Run | None) -> float | None:
+    """Predicted bytes of the model's states on a rank, of a run on a CPU that has measured them."""
+    if run is None or run.device != "cpu" or not run.memory:
+        return None
+    storage = run.section("predicted").get("storage")
+    return sum(finite(storage.get(kind)) or 0.0 for kind in STATES) if isinstance(storage, dict) else None
 
 
 def _command(folder: Path, run: Run | None, entry: dict[str, Any]) -> str:
@@ -215,6 +247,14 @@ def _labels(runs: list[Run | None]) -> list[str]:
     names = [key for key in differing if key.count(".") == 1 and key.endswith((".name", ".stage"))]
     shown = (names or differing)[:4]
     return [" ".join(_short(key, values[key]) for key in shown if key in values) for values in flat]
+
+
+def differing(configs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The options that have not one value in all configurations, and their values in each; empty where one lacks it."""
+    flat = [_flat(config) for config in configs]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    rows = {key: ["" if key not in values else str(values[key]) for values in flat] for key in keys}
+    return {key: row for key, row in rows.items() if len(set(row)) > 1}
 
 
 def _short(key: str, value: Any) -> str:

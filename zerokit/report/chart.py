@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 from zerokit.report.scale import LOG_RATIO, Scale, automatic, format_tick, linear, steps
 
+CONTROLS = """<form class="controls" hidden><label>x <select name="x"><option value="step">step</option>\
+<option value="tokens">tokens</option><option value="seconds">time</option></select></label>
+<label><input type="checkbox" name="log"> log axis</label>
+<label>smoothing <input type="range" name="smooth" min="0" max="0.98" step="0.02" value="0"></label></form>
+"""
+"""Choices for all charts of a page, which its script shows."""
+AXES = ("tokens", "seconds")
+"""What a page may show in place of steps; the script draws it."""
 MAX_POINTS = 500
 MAX_NAMED = 4
 """Lines that have room for their names at their ends."""
@@ -32,6 +42,8 @@ class Line:
     """Whether the points are marked; for series of few points."""
     dash: str = ""
     """SVG's pattern of dashes, so that it is told from others without its color, and not hidden by one on top of it."""
+    places: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+    """Where else the steps lie: by the name of another axis (tokens, seconds), its value at each step."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ def line_chart(
     shapes = "".join(_shape(line, across, up) for line in lines)
     crowded = len(lines) > MAX_NAMED or max(len(line.label) for line in lines) > MAX_NAME
     classes = " ".join(["chart", *["wide"] * wide, *["named"] * (1 < len(lines) <= MAX_NAMED), *["many"] * crowded])
-    return f"""<figure class="{classes}">
+    return f"""<figure class="{classes}" data-zero="{int(zero)}">
 <figcaption><b>{escape(title)}</b> <span>{escape(unit)}{", log scale" if up.logarithmic else ""}</span></figcaption>
 <div class="frame" role="img" aria-label="{escape(_describe(title, unit, lines, axis))}">
 <div class="y">{ticks(up, "bottom")}</div>
@@ -253,16 +265,23 @@ def _describe(title: str, unit: str, lines: list[Line], axis: str) -> str:
     return f"{title} in {unit}: {'; '.join(parts) or 'no finite value'}."
 
 
+def _point(line: Line, step: float, value: float, across: Scale) -> list[Any]:
+    """Place from 0 to 1, step, what people read, value, and where it lies on the line's other axes."""
+    known = None if math.isnan(value) else value
+    others = [line.places[axis].get(step) for axis in AXES if line.places.get(axis)]
+    return [round(across.at(step), 4), step, None if known is None else format_value(value), known, *others]
+
+
 def _data(lines: list[Line], across: Scale) -> str:
-    """Return the points for the pointer's read-out, as JSON that cannot end its script element."""
+    """Return the points for read-outs and other axes, as JSON that cannot end its script element."""
     series = [
         {
             "label": line.label,
             "color": line.color,
-            "points": [
-                [round(across.at(step), 4), step, None if math.isnan(value) else format_value(value)]
-                for step, value in thin(line.points)
-            ],
+            "dash": line.dash,
+            "dots": line.dots,
+            "places": [axis for axis in AXES if line.places.get(axis)],
+            "points": [_point(line, step, value, across) for step, value in thin(line.points)],
         }
         for line in lines
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from zerokit.record.metrics import format_bytes, format_count, loss_column, printable, shared_unit
 from zerokit.report.cells import Cell, Sweep
 from zerokit.report.compare import frontier, parities, ratio, told
@@ -14,7 +16,8 @@ def columns(sweep: Sweep) -> tuple[str, ...]:
     """The headings of the table."""
     known = ("speed", "memory", "of baseline", "predicted", "error", "frontier")
     loss, _ = loss_column(cell.loss for cell in sweep.cells)
-    return ("#", "cell", "state", loss, f"{sweep.counted}/s", *known)
+    held_out = ("held out",) if any(cell.held_out for cell in sweep.cells) else ()
+    return ("#", "cell", "state", loss, *held_out, f"{sweep.counted}/s", *known)
 
 
 def remarks(sweep: Sweep, baseline: Cell | None) -> list[str]:
@@ -24,9 +27,9 @@ def remarks(sweep: Sweep, baseline: Cell | None) -> list[str]:
         told.append(f"Speed and memory are relative to {baseline.label}.")
     if any(cell.on_cpu and cell.peak for cell in sweep.cells):
         told.append(
-            "On a CPU, memory is what a process grew by and the prediction is of tensors alone, so there is no error."
+            "On a CPU, memory is that of the model's states; the page of a cell says what its processes grew by."
         )
-    elif any(cell.predicted and cell.peak for cell in sweep.finished()):
+    if any(cell.predicted and cell.peak for cell in sweep.finished()):
         told.append("The error is how far the predicted memory lies above (+) or below (-) the measured one.")
     if sweep.left_out:
         told.append(f"Older runs of this folder that are left out: {sweep.left_out}.")
@@ -38,20 +41,24 @@ def rows(sweep: Sweep, baseline: Cell | None) -> list[list[str]]:
     """Return the cells of the table, row by row; what is not known is empty."""
     best = frontier(sweep.cells)
     _, losses = loss_column(cell.loss for cell in sweep.cells)
+    _, others = loss_column(cell.held_out for cell in sweep.cells)
+    shown = (
+        [[loss, other] for loss, other in zip(losses, others, strict=True)] if any(others) else [[x] for x in losses]
+    )
     unit = shared_unit(size for cell in sweep.cells for size in (cell.peak, cell.predicted))
-    return [_row(cell, loss, unit, baseline, cell in best) for cell, loss in zip(sweep.cells, losses, strict=True)]
+    return [_row(cell, known, unit, baseline, cell in best) for cell, known in zip(sweep.cells, shown, strict=True)]
 
 
-def _row(cell: Cell, loss: str, unit: str, baseline: Cell | None, best: bool) -> list[str]:
+def _row(cell: Cell, losses: Sequence[str], unit: str, baseline: Cell | None, best: bool) -> list[str]:
     compared = baseline is not None and cell.status == "finished"
     speed = ratio(cell.speed, baseline.speed) if compared else None
     memory = ratio(cell.peak, baseline.peak) if compared else None
-    error = None if cell.on_cpu else ratio(cell.predicted, cell.peak)
+    error = ratio(cell.predicted, cell.peak) if cell.comparable else None
     return [
         str(cell.number),
         cell.label,
         cell.status,
-        loss,
+        *losses,
         format_count(cell.speed) if cell.speed else "",
         _times(speed),
         format_bytes(cell.peak, unit) if cell.peak else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ NUMBERS = ("loss", "loss_first", "predicted_gib", "seconds", "tokens", "tokens_p
 NUMBERS += ("peak_tflops", "skipped_steps", "steps", "validation_loss")
 KINDS = ("parameters", "gradients", "optimizer", "other")
 """Of memory."""
+STATES = KINDS[:-1]
+"""Those of the model's states."""
 SECTIONS_OF_NUMBERS = {
     "bits_per_byte": ("first", "last", "validation"),
     "model": ("parameters",),
@@ -77,6 +80,17 @@ class Run:
             if step is not None and value is not None:
                 values[step] = value if math.isfinite(value) else math.nan
         return sorted(values.items())
+
+    @cached_property
+    def places(self) -> dict[str, dict[float, float]]:
+        """Tokens (or samples) seen and seconds trained, evaluations left out, at each logged step."""
+        seconds, before = {}, (0.0, 0.0)
+        for step, each in self.series("perf/step_time_s"):
+            before = (step, before[1] + (step - before[0]) * each)
+            if math.isfinite(before[1]):
+                seconds[step] = round(before[1], 3)
+        tokens = {step: value for step, value in self.series("trainer/tokens") if not math.isnan(value)}
+        return {"tokens": tokens, "seconds": seconds}
 
     def last(self, name: str) -> float | None:
         """Return the last finite value of a metric, or None."""

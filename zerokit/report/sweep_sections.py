@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
 
 from zerokit.record.advice import advice
 from zerokit.record.metrics import format_bytes, format_count, printable, shared_unit
-from zerokit.report.cells import LOSSES, Cell, Sweep
-from zerokit.report.chart import DASHES, Bar, Line, bar_chart, key, line_chart
+from zerokit.report.cells import LOSSES, Cell, Sweep, differing
+from zerokit.report.chart import CONTROLS, DASHES, Bar, Line, bar_chart, key, line_chart
 from zerokit.report.compare import frontier, parities, told
 from zerokit.report.growth import largest, scaling
 from zerokit.report.header import MARKS
@@ -22,6 +23,8 @@ from zerokit.report.scatter import Point, scatter
 from zerokit.report.sections import KINDS as NAMES
 
 COLORS = 8
+TITLES = {"train": "Training loss", "eval": "Held-out loss"}
+MAX_OPTIONS = 60
 MAX_LINES = 16
 NOT_STARTED = "It was not started. sweep.force=true runs it all the same."
 UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"))
@@ -76,7 +79,8 @@ def figures(view: View) -> str:
 def table(view: View) -> str:
     """One row per cell."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns(view.sweep))
-    body = "".join(_row(cells) for cells in rows(view.sweep, view.baseline))
+    shown = rows(view.sweep, view.baseline)
+    body = "".join(_row(cells, cell.page) for cells, cell in zip(shown, view.sweep.cells, strict=True))
     notes = " ".join(escape(printable(note)) for note in remarks(view.sweep, view.baseline))
     return f"""<section id="cells"><h2>Cells</h2>
 <p>{notes}</p>
@@ -130,21 +134,44 @@ def memory(view: View) -> str:
     if not bars:
         return ""
     predicted = any(bar.mark for bar in bars)
-    unit = "peak of the fullest rank" + ("; ○ is the prediction" if predicted else "")
+    kind = "model's states" if all(cell.on_cpu for cell in known) else "peak"
+    unit = f"{kind} of the fullest rank" + ("; ○ is the prediction" if predicted else "")
     chart = bar_chart("Memory by kind", unit, bars, NAMES)
     return f'<section id="memory"><h2>Memory</h2><div class="charts one">{chart}</div></section>'
 
 
 def losses(view: View) -> str:
     """The loss of every cell over the steps, and whether the stages agree."""
-    chart = _loss_chart([cell for cell in view.sweep.cells if cell.run and cell.run.series("train/loss")])
+    chart = "".join(
+        _loss_chart([cell for cell in view.sweep.cells if cell.run and cell.run.series(f"{kind}/loss")], kind)
+        for kind in ("train", "eval")
+    )
     checks = "".join(
         f'<li class="{"same" if parity.identical else "apart"}">{escape(printable(told(parity)))}</li>'
         for parity in parities(view.sweep)
     )
     checks = f'<ul class="parity">{checks}</ul>' if checks else "<p>No two finished cells compute the same thing.</p>"
-    charts = f'<div class="charts">{chart}</div>' if chart else ""
+    charts = f'{CONTROLS}<div class="charts">{chart}</div>' if chart else ""
     return f'<section id="losses"><h2>Loss</h2>{charts}<h3>Do the stages agree?</h3>{checks}</section>'
+
+
+def differences(view: View) -> str:
+    """The options in which the cells differ, side by side."""
+    cells = [cell for cell in view.sweep.cells if cell.run and cell.run.config]
+    options = differing([cell.run.config for cell in cells])
+    if not options:
+        return ""
+    head = "".join(f'<th scope="col">{escape(printable(_named(cell)))}</th>' for cell in cells)
+    body = "".join(
+        f'<tr><th scope="row" class="name">{escape(printable(key))}</th>'
+        + "".join(f"<td>{escape(printable(value))}</td>" for value in values)
+        + "</tr>"
+        for key, values in list(options.items())[:MAX_OPTIONS]
+    )
+    more = f"<p>The first {MAX_OPTIONS} of {len(options)}.</p>" if len(options) > MAX_OPTIONS else ""
+    return f"""<section id="differences"><h2>What differs</h2>{more}
+<div class="scroll" tabindex="0" role="region" aria-label="What differs"><table>
+<thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"""
 
 
 def failures(view: View) -> str:
@@ -185,20 +212,30 @@ SECTIONS: list[Callable[[View], str]] = [
     growth,
     memory,
     losses,
+    differences,
     commands,
 ]
 
 
-def _loss_chart(cells: list[Cell]) -> str:
-    """One line for each course of the loss: cells that agree in every value share it."""
-    per_byte, own = LOSSES
+def _loss_chart(cells: list[Cell], kind: str) -> str:
+    """One line for each course of the loss (`train` or `eval`): cells that agree in every value share it."""
+    if not cells:
+        return ""
+    per_byte, own = (f"{kind}/{name.partition('/')[2]}" for name in LOSSES)
     metric = per_byte if all(cell.run.series(per_byte) for cell in cells) else own
     equal: dict[tuple[tuple[float, float], ...], list[Cell]] = {}
     for cell in cells:
         equal.setdefault(tuple(cell.run.series(metric)), []).append(cell)
     shown = list(equal.items())[:MAX_LINES]
     lines = [
-        Line(" = ".join(map(_named, same)), _color(same[0]), list(points), dash=DASHES[place % len(DASHES)])
+        Line(
+            " = ".join(map(_named, same)),
+            _color(same[0]),
+            list(points),
+            dots=kind == "eval",
+            dash=DASHES[place % len(DASHES)],
+            places=same[0].run.places,
+        )
         for place, (points, same) in enumerate(shown)
     ]
     units = {"bits per byte"} if metric == per_byte else {cell.run.loss_unit for cell in cells}
@@ -208,13 +245,14 @@ def _loss_chart(cells: list[Cell]) -> str:
     elif len(equal) < len(cells):
         notes.append("= joins cells whose losses are equal")
     notes += [f"the first {MAX_LINES} of {len(equal)} courses"] if len(equal) > MAX_LINES else []
-    return line_chart("Training loss", "; ".join(notes), lines, wide=True, log_above=2.5)
+    return line_chart(TITLES[kind], "; ".join(notes), lines, wide=True, log_above=2.5)
 
 
-def _row(cells: list[str]) -> str:
+def _row(cells: list[str], page: str | None) -> str:
     number, label, status, *rest = (escape(printable(cell)) for cell in cells)
     body = "".join(f"<td>{cell}</td>" for cell in rest)
     css = escape(_css(cells[2]))
+    label = f'<a href="{escape(quote(page))}">{label}</a>' if page else label
     return f'<tr><td>{number}</td><th scope="row">{label}</th><td class="state {css}">{status}</td>{body}</tr>'
 
 
@@ -224,7 +262,7 @@ def _bar(cell: Cell, unit: str) -> Bar:
     note = f"predicted {format_bytes(cell.predicted, unit)}" if cell.predicted else ""
     text = format_bytes(measured, unit) if measured else "not run"
     return Bar(
-        f"{cell.number} {cell.label}", parts, text, note, mark=cell.predicted if measured and not cell.on_cpu else None
+        f"{cell.number} {cell.label}", parts, text, note, mark=cell.predicted if measured and cell.comparable else None
     )
 
 

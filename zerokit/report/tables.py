@@ -8,7 +8,7 @@ from typing import Any
 
 from zerokit.record.metrics import GIB, format_bytes, format_count, format_seconds, printable
 from zerokit.report.chart import format_value
-from zerokit.report.run import KINDS, Run
+from zerokit.report.run import STATES, Run
 
 MAX_ROWS = 60
 COLUMNS = {
@@ -68,7 +68,7 @@ def _large(run: Run) -> list[tuple[str, str, str]]:
         found.append((f"{run.counted}/s", format_count(speed), f"{format_count(each)} per rank" if each else ""))
     peak = _peak(run)
     if peak:
-        found.append(("peak memory per rank", format_bytes(peak), _against_stage0(run)))
+        found.append(_memory(run, peak))
     if run.summary.get("seconds") is not None:
         found.append(("time", format_seconds(run.summary["seconds"]), f"{run.summary.get('steps', 0)} steps"))
     elif run.rows:
@@ -91,7 +91,10 @@ def _loss(run: Run) -> tuple[str, str, str] | None:
         return None
     first = run.summary.get("loss_first")
     unit = str(run.summary.get("loss_unit") or "")
-    return f"loss {unit}".strip(), format_value(last), f"from {format_value(first)}" if first is not None else ""
+    held_out = run.last("eval/loss")
+    notes = [f"from {format_value(first)}"] if first is not None else []
+    notes += [f"held out {format_value(held_out)}"] if held_out is not None else []
+    return f"loss {unit}".strip(), format_value(last), ", ".join(notes)
 
 
 def _finite(run: Run, figure: tuple[str, str, str] | None) -> tuple[str, str, str] | None:
@@ -108,13 +111,20 @@ def _peak(run: Run) -> float | None:
     return gib * GIB if gib else None
 
 
-def _against_stage0(run: Run) -> str:
-    states = [sum(row[kind] for kind in KINDS[:-1]) for row in run.memory]
+def _memory(run: Run, peak: float) -> tuple[str, str, str]:
+    """The peak of the fullest rank; on a CPU the model's states come first, as a process grows by much else."""
+    states = max((sum(row[kind] for kind in STATES) for row in run.memory), default=0.0)
     whole = run.section("stage0").get("total")
-    if not whole or not any(states):
-        return ""
-    mine, all_of_it = (format_bytes(size).replace(" ", "\N{NO-BREAK SPACE}") for size in (max(states), whole))
-    return f"model states {mine}, {all_of_it} at stage\N{NO-BREAK SPACE}0"
+    mine, at_stage0, grown = (_together(size or 0.0) for size in (states, whole, peak))
+    beside = f"{at_stage0} at stage\N{NO-BREAK SPACE}0" if whole and states else ""
+    if run.device == "cpu" and states:
+        note = ", ".join(filter(None, (beside, f"the process grew by {grown}")))
+        return "model states per rank", format_bytes(states), note
+    return "peak memory per rank", format_bytes(peak), f"model states {mine}, {beside}" if beside else ""
+
+
+def _together(size: float) -> str:
+    return format_bytes(size).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _planned(run: Run) -> str:

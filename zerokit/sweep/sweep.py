@@ -22,6 +22,7 @@ from zerokit.config.host import visible_cores
 from zerokit.launch import WORKER
 from zerokit.launch.environment import joined_rank
 from zerokit.record.summary import command, predicted_facts, read_summary
+from zerokit.report import try_report
 from zerokit.sweep import manifest
 from zerokit.sweep.cell import Cell, State, label_all, outcome
 from zerokit.sweep.predict import Forecast, Predictor
@@ -98,8 +99,6 @@ class Sweep:
 
     def finish(self) -> int:
         """Show how it ended, write the report, and return the exit status: 1 if a cell failed."""
-        from zerokit.report import try_report
-
         if self._predictor is not None:
             self._predictor.close()
         self._write()
@@ -218,6 +217,7 @@ class Sweep:
             cell.reason = str(summary.get("error") or error)
         self._table.ended(cell)
         self._write()
+        try_report(self.folder)
 
     def _interrupt(self, running: dict[CellProcess, Cell]) -> None:
         """Pass Ctrl-C on to the cells, which end as runs do, and wait for them."""

@@ -29,6 +29,9 @@ class WandbTracker:
         self._guard("start", self._start)
         self.id: str | None = run.id if self._run is None else self._run.id
         """Of the run in W&B."""
+        online = getattr(self._run, "offline", True) is False
+        self.url: str | None = self._run.url if online else None
+        """Of its page there; None where it is recorded offline."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Show the metrics of one step; `trainer/step` is added."""

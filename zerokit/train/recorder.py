@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,15 +14,21 @@ from zerokit.record.metrics import MetricsFile
 from zerokit.report import try_report
 
 log = logging.getLogger("zerokit")
+LEAST_SECONDS = 15.0
+"""Between two reports of a run that goes on."""
+SHARE = 0.01
+"""Of the time, that they may take."""
 
 
 class Recorder(Callback):
-    """Writes metrics when they come, the summary when the run is made, begins and ends, and the report at the end."""
+    """Writes metrics when they come, the summary when the run is made, begins and ends, the report now and then and at
+    the end."""
 
     def __init__(self, run: Run):
         self._run = run
         self._metrics: MetricsFile | None = None
         self._warned = False
+        self._next_report = 0.0
         summaries.write_summary(run.folder, run.summary)
 
     def on_start(self) -> None:
@@ -35,6 +42,15 @@ class Recorder(Callback):
             with self._lenient():
                 self._metrics.log(metrics, step)
             log.info("step %d: %s", step, metrics)
+            self._show()
+
+    def _show(self) -> None:
+        """Write the report as far as it is, seldom enough to cost less than a percent of the time."""
+        began = time.monotonic()
+        if began >= self._next_report:
+            try_report(self._run.folder)
+            ended = time.monotonic()
+            self._next_report = ended + max(LEAST_SECONDS, (ended - began) / SHARE)
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Write what came out; of a failure, the rank that knows the cause does."""

@@ -28,6 +28,8 @@ class Tracking(Callback):
         info = RunInfo(self._run.folder, values, named["name"], named["group"], "train", tags, self._id())
         self._tracker = registry.build("tracker", cfg.tracker, run=info)
         self._run.tracked |= {"name": cfg.tracker.name, "id": getattr(self._tracker, "id", None)}
+        if (url := getattr(self._tracker, "url", None)) is not None:
+            self._run.summary["tracker_url"] = url
 
     def _id(self) -> str | None:
         """The tracker's id of the run that goes on from one of its own states."""
