@@ -24,6 +24,8 @@ pytestmark = pytest.mark.chaos
 
 FAULTS = 1000
 RESTARTS = 1_000_000
+GONE_S = 20.0
+"""Seconds within which all processes of a command that has ended are gone."""
 PAUSE_S = 1.2
 """Longest time between two faults."""
 WORDS = (
@@ -140,6 +142,33 @@ def _wait(run: Run) -> None:
     run.process.wait(60)
 
 
+def _broken_invariants(run: Run, ranks: list[int]) -> list[str]:
+    """What does not hold after a command has ended: its ranks are gone within GONE_S, and summary.json says what
+    happened, unless the launcher was killed and nobody was left to."""
+    deadline = time.monotonic() + GONE_S
+    while (left := [pid for pid in ranks if _is_worker(pid, run)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    found = [f"process {pid} is left" for pid in left]
+    if not (run.folder / "summary.json").exists():  # ended before its workers wrote one
+        return found
+    status, code = run.summary()["status"], run.process.returncode
+    if code != -signal.SIGKILL and status not in ("failed", "interrupted"):
+        found.append(f"exit status {code}, summary.json: {status}")
+    return found
+
+
+def _is_worker(pid: int, run: Run) -> bool:
+    with suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+        return state != "Z" and str(run.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _leftovers(folder: Path) -> list[str]:
+    """Temporary files and folders of a run."""
+    return [str(path) for path in folder.rglob("*") if ".tmp" in path.name or path.name.startswith(".report")]
+
+
 KINDS = {
     _kill_one: 26, _kill_all: 10, _kill_in_a_save: 16, _raise: 20, _terminate_one: 6, _interrupt_launcher: 8,
     _interrupt_twice: 4, _kill_launcher: 4, _stop: 1, _damage_and_kill: 5,
@@ -160,6 +189,7 @@ def test_rows_7_to_10_random_faults_in_one_run(budget, tmp_path):
             kind(run, ranks, dice)
             kinds[kind.__name__.strip("_").replace("_", " ")] += 1
         if run.process.poll() is not None:
+            assert _broken_invariants(run, ranks) == [], run.output.read_text()[-2000:]
             run.start(steps=10**9)
     run.workers()
     time.sleep(20)
@@ -169,6 +199,7 @@ def test_rows_7_to_10_random_faults_in_one_run(budget, tmp_path):
     steps = reached + 5
     run.start(steps)
     assert run.process.wait(300) == 0, run.output.read_text()[-2000:]
+    assert _leftovers(run.folder) == []
     straight = Run(tmp_path / "straight", tmp_path / "straight.out")
     straight.start(steps)
     assert straight.process.wait(3600) == 0
