@@ -29,11 +29,13 @@ TASKS = {"causal_lm": "tokens", "masked_lm": "masked", "seq2seq": "seq2seq", "cl
 """What the data are for, by the task of the model."""
 
 
-def save(name: str, folder: Path, vocabulary: int = VOCABULARY, seed: int = 0, **options: Any) -> Path:
+def save(name: str, folder: Path, vocabulary: int = VOCABULARY, seed: int = 0, context: int = 32,
+         **options: Any) -> Path:  # fmt: skip
     """Make a model with the same weights each time and save it as transformers does."""
     _, family, kind, values = MODELS[name]
     torch.manual_seed(seed)
-    made = getattr(hf, kind)(getattr(hf, f"{family}Config")(**{**values, "vocab_size": vocabulary}))
+    values = {**values, "vocab_size": vocabulary, "max_position_embeddings": context}
+    made = getattr(hf, kind)(getattr(hf, f"{family}Config")(**values))
     made.save_pretrained(folder / name, **options)
     return folder / name
 

@@ -35,8 +35,8 @@ def check(config: Config) -> None:
     _check_batch(config)
     _check_stage(config)
     _check_schedule(config)
+    _check_huggingface(config)  # before the data, whose tokenizer is that of the model unless another is given
     _check_data(config)
-    _check_huggingface(config)
     _check_profile(config)
     _check_graph(config)
     _check_tracker(config)
