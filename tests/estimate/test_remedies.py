@@ -32,11 +32,18 @@ def test_what_an_option_saves_is_the_difference_of_two_predictions():
     found, _ = saved(*STATES)
     assert list(found) == [
         "zero=stage1", "zero=stage2", "zero=stage3", "batch.micro=1", "checkpointing=selective", "checkpointing=full",
-        "precision=bf16",
+        "precision=bf16", "optimizer.moments=bf16", "optimizer.moments=int8",
     ]  # fmt: skip
     before = peak(*STATES)
-    for words in ("zero=stage3", "batch.micro=1", "checkpointing=full"):
+    for words in ("zero=stage3", "batch.micro=1", "checkpointing=full", "optimizer.moments=int8"):
         assert found[words] == before - peak(*STATES, words) > 0, words
+
+
+def test_states_go_to_the_host_and_masters_lose_bits_where_there_are_any(monkeypatch):
+    monkeypatch.setattr("zerokit.estimate.remedies.gpus", lambda cfg: 1)
+    found, _ = saved(*STATES, "precision=bf16", "optimizer.moments=int8")
+    assert list(found)[-2:] == ["zero.offload=states", "precision.master=split24"]
+    assert not {"zero.offload=states"} & saved(*STATES, "zero.offload=states")[0].keys()
 
 
 def test_a_cut_batch_is_told_with_all_that_must_be_typed():

@@ -88,7 +88,7 @@ def test_a_failed_run_says_what_was_held_and_what_to_type(tmp_path):
     table = rows(stderr)
     assert list(table) == [
         "(end the GPU's other processes)", "PYTORCH_ALLOC_CONF=expandable_segments:True", "zero=stage2", "zero=stage3",
-        "batch.micro=3", "precision=bf16",
+        "batch.micro=3", "precision=bf16", "optimizer.moments=bf16", "optimizer.moments=int8",
     ]  # fmt: skip
     assert table["(end the GPU's other processes)"].startswith("* ")
     assert table["zero=stage3"].startswith("  ")
@@ -99,7 +99,8 @@ def test_a_failed_run_says_what_was_held_and_what_to_type(tmp_path):
 
 def test_what_is_in_use_already_is_not_advised(tmp_path):
     text = TEXT.format(wanted="1.21 GiB", others="", reserved="1.00 MiB")
-    words = ("checkpointing=full", "precision=bf16", "batch.accumulation=2", "zero=stage3")
+    formats = ("precision=bf16", "precision.master=split24", "optimizer.moments=int8")
+    words = ("checkpointing=full", "batch.accumulation=2", "zero=stage3", *formats)
     _, stderr = fail(tmp_path, text, *words)
     assert list(rows(stderr)) == ["batch.micro=1 batch.accumulation=6"]
 

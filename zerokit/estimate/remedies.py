@@ -11,7 +11,7 @@ from zerokit.config.batch import resolve_batch
 from zerokit.config.registry import Choice
 from zerokit.config.schema import BatchConfig, Config
 from zerokit.estimate.compare import possible_stages, with_checkpointing, with_stage
-from zerokit.estimate.machine import hardware_of
+from zerokit.estimate.machine import gpus, hardware_of
 from zerokit.estimate.simulate import Simulator
 from zerokit.train.out_of_memory import Advice, Remedy
 from zerokit.zero.placement import STAGES
@@ -70,9 +70,26 @@ def _options(cfg: Config, world: int) -> Iterator[Option]:
     yield from _stages(cfg, world)
     yield from _batches(cfg, world)
     yield from _checkpointings(cfg)
+    if gpus(cfg) and cfg.zero.offload == "none":
+        states = replace(cfg.zero, offload="states")
+        yield Option("offload", "zero.offload=states", "states travel to the host and back behind the forward pass",
+                     lambda c: replace(c, zero=states))  # fmt: skip
+    yield from _formats(cfg)
+
+
+def _formats(cfg: Config) -> Iterator[Option]:
+    """What changes the numbers."""
     if cfg.precision.name == "fp32":
         bf16 = Choice("bf16", registry.options_type("precision", "bf16")())
         yield Option("precision", "precision=bf16", "numbers are rounded", lambda c: replace(c, precision=bf16))
+    for moments in ("bf16", "int8") if getattr(cfg.optimizer.options, "moments", None) == "fp32" else ():
+        small = Choice(cfg.optimizer.name, replace(cfg.optimizer.options, moments=moments))
+        yield Option("moments", f"optimizer.moments={moments}", "moments are rounded",
+                     lambda c, small=small: replace(c, optimizer=small))  # fmt: skip
+    if getattr(cfg.precision.options, "master", "split24") != "split24":
+        master = Choice(cfg.precision.name, replace(cfg.precision.options, master="split24"))
+        yield Option("master", "precision.master=split24", "master weights have 24 bits",
+                     lambda c: replace(c, precision=master))  # fmt: skip
 
 
 def _stages(cfg: Config, world: int) -> Iterator[Option]:
