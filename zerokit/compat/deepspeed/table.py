@@ -56,7 +56,7 @@ ROWS = (
         script=True),
     refused("bf16.bf16_master_weights_and_grads", bool,
         "weights would be rounded at every step; the exact masters cost 2 bytes per parameter", False),
-    refused("bf16.bf16_optimizer_states", bool, "states are fp32; optimizer=adam8bit stores them in 8 bits each",
+    refused("bf16.bf16_optimizer_states", bool, "moments are fp32; optimizer.moments=bf16 or int8 makes them smaller",
         False),
     Row("fp16.enabled", bool, "fp16 with fp32 master weights and a loss scale", False, to="precision",
         value=when("fp16"), auto="dtype"),
