@@ -144,10 +144,7 @@ ROWS: dict[str, list[tuple[str, str]]] = {
         ("unreadable_folder", "unreadable_folder"),
     ],
     "completion": [
-        ("", "must be bash"),
-        ("tcsh", "must be bash"),
-        ("--bogus", "must be bash"),
-        ("bash bash", "must be bash"),
+        *((words, "Give the shell, one of bash, zsh, fish") for words in ("", "tcsh", "--bogus", "bash bash")),
     ],
     "help": [
         ("bogus", "There is no help on 'bogus'"),

