@@ -41,13 +41,14 @@ def write_report(folder: str | Path, baseline: str | None = None) -> Path:
     return _replace(directory / "report.html", render_sweep(sweep, base))
 
 
-def try_report(folder: str | Path) -> Path | None:
-    """As `write_report`, at the end of a run or sweep, which does not depend on it: an error is one warning."""
+def try_report(folder: str | Path, level: int = logging.WARNING) -> Path | None:
+    """As `write_report`, of a run or sweep, which does not depend on it: an error is one line in the log."""
     try:
         return write_report(folder)
     except Exception as problem:
         told = str(problem).partition("\n")[0]
-        log.warning("no report: %s: %s. Try `zerokit report %s`.", type(problem).__name__, told, folder, exc_info=True)
+        text = "no report: %s: %s. Try `zerokit report %s`."
+        log.log(level, text, type(problem).__name__, told, folder, exc_info=True)
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -217,7 +218,7 @@ class Sweep:
             cell.reason = str(summary.get("error") or error)
         self._table.ended(cell)
         self._write()
-        try_report(self.folder)
+        try_report(self.folder, logging.DEBUG)  # what goes wrong is told at the end
 
     def _interrupt(self, running: dict[CellProcess, Cell]) -> None:
         """Pass Ctrl-C on to the cells, which end as runs do, and wait for them."""

@@ -48,7 +48,7 @@ class Recorder(Callback):
         """Write the report as far as it is, seldom enough to cost less than a percent of the time."""
         began = time.monotonic()
         if began >= self._next_report:
-            try_report(self._run.folder)
+            try_report(self._run.folder, logging.DEBUG)  # what goes wrong is told at the end
             ended = time.monotonic()
             self._next_report = ended + max(LEAST_SECONDS, (ended - began) / SHARE)
 
