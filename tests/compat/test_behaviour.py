@@ -92,6 +92,21 @@ def counted(stage: int) -> list[float]:
     return norms
 
 
+def step_both(engine, plain: torch.nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> None:
+    """A step on one batch, by the engine and by PyTorch alone."""
+    engine.backward(engine(x).square().mean())
+    engine.step()
+    plain(x).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def difference(engine, plain: torch.nn.Module) -> float:
+    """The largest between the weights of both."""
+    found = dict(engine.engine.whole_weights())
+    return max(float((found[n] - p.detach()).abs().max()) for n, p in plain.named_parameters())
+
+
 def changed_groups(stage: int) -> list:
     """Weights after writing learning rate and weight decay of the groups, beside torch's."""
 
@@ -113,13 +128,8 @@ def changed_groups(stage: int) -> list:
         for kind in (optimizer, other):
             kind.param_groups[0]["weight_decay"] = 0.1 * step
             kind.param_groups[1]["lr"] = 0.01 * (step + 1)
-        engine.backward(engine(x).square().mean())
-        engine.step()
-        plain(x).square().mean().backward()
-        other.step()
-        other.zero_grad()
-    found = dict(engine.engine.whole_weights())
-    return [max(float((found[n] - p.detach()).abs().max()) for n, p in plain.named_parameters())]
+        step_both(engine, plain, other, x)
+    return [difference(engine, plain)]
 
 
 def optimizer_state(stage: int) -> dict:
@@ -152,14 +162,8 @@ def own_optimizer(stage: int) -> list:
     other = Signs(plain.parameters(), weight_decay=0.1)
     engine, *_ = make(stage, lambda p: Signs(p, weight_decay=0.1), gradient_accumulation_steps=1, **asked)
     for _ in range(3):
-        x = torch.ones(2, 12)
-        engine.backward(engine(x).square().mean())
-        engine.step()
-        plain(x).square().mean().backward()
-        other.step()
-        other.zero_grad()
-    found = dict(engine.engine.whole_weights())
-    error = max(float((found[n] - p.detach()).abs().max()) for n, p in plain.named_parameters())
+        step_both(engine, plain, other, torch.ones(2, 12))
+    error = difference(engine, plain)
     told = []
     for kind, more in ((Whole, asked), (Late, asked), (Signs, {})):
         try:

@@ -91,7 +91,7 @@ def _run(folder: str, paths: list[str], said: Path) -> None:
 
 
 def main() -> int:
-    """Run what the command line asks for; 1 if fewer mutants are noticed than `--least`."""
+    """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="mutants, drawn at random from all of the package")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")

@@ -13,9 +13,9 @@ from tests.optimizer.training import Run, engine_of, train, weights
 from tests.ranks import run_ranks
 from zerokit.config import registry
 from zerokit.config.registry import Choice
-from zerokit.optimizer._base import State
+from zerokit.optimizer._base import HALF, State
 from zerokit.optimizer._codes import code_values
-from zerokit.optimizer._formats import BLOCK, format_of, halves, noise, reading
+from zerokit.optimizer._formats import BLOCK, format_of, noise, reading
 from zerokit.optimizer.adamw import AdamWOptions
 from zerokit.zero.update.kernel import Now
 
@@ -36,7 +36,7 @@ def test_a_value_is_kept_within_the_error_of_one_rounding(moments, state, count)
     form = format_of(moments, state)
     for seed in range(7):
         values = random_values(state, count, seed)
-        for random in (halves(values), noise(values, values.roll(1), torch.tensor(3.0))):
+        for random in (HALF, noise(values, values.roll(1), torch.tensor(3.0))):
             planes = form.store(values, random)
             assert [plane.dtype for plane in planes] == [getattr(torch, p.dtype) for p in form.planes]
             assert [len(plane) for plane in planes] == [-(-count // p.per) for p in form.planes]
@@ -59,12 +59,12 @@ def test_the_mean_of_many_roundings_is_the_value(moments, state):
 def test_a_slow_average_does_not_stand_still(moments):
     # With halves instead of chance it stays at 1: a step changes it by 0.001, half a unit is 0.002 and more.
     form, value, gradient = format_of(moments, SQUARE), torch.ones(BLOCK), torch.zeros(BLOCK)
-    planes, stuck = form.store(value, halves(value)), form.store(value, halves(value))
+    planes, stuck = form.nearest(value), form.nearest(value)
     for step in range(1, 1001):
         value = form.load(planes) * 0.999
         planes = form.store(value, noise(value, gradient, torch.tensor(float(step))))
         value = form.load(stuck) * 0.999
-        stuck = form.store(value, halves(value))
+        stuck = form.nearest(value)
     assert form.load(planes).mean() == pytest.approx(0.999**1000, rel=0.12)
     if moments == "bf16":
         assert form.load(stuck).mean() > 0.99
@@ -85,8 +85,8 @@ def test_zero_stays_zero_and_a_small_square_never_becomes_it(moments, state):
 @pytest.mark.parametrize(("moments", "state"), KINDS)
 def test_what_is_stored_and_not_changed_is_stored_again_alike(moments, state):
     values, form = random_values(state, 640), format_of(moments, state)
-    once = form.store(values, halves(values))
-    again = form.store(form.load(once), halves(values))
+    once = form.nearest(values)
+    again = form.nearest(form.load(once))
     assert torch.equal(form.load(once), form.load(again))
 
 
@@ -130,9 +130,9 @@ def test_a_step_is_the_formula_on_what_the_planes_hold(moments):
     forms = [found.format for found in small.readings]
     p, g = random_values(MEAN, 300, 6), random_values(MEAN, 300, 5)
     old = random_values(MEAN, 300, 4), random_values(SQUARE, 300, 4)
-    planes = tuple(plane for form, value in zip(forms, old, strict=True) for plane in form.store(value, halves(value)))
+    planes = tuple(plane for form, value in zip(forms, old, strict=True) for plane in form.nearest(value))
     half = len(planes) // 2
-    now = Now(*(torch.tensor(x, dtype=torch.float64) for x in (1e-3, 7.0)), 0.1, torch.tensor(0.9).double(), {})
+    now = Now(*(torch.tensor(x, dtype=torch.float64) for x in (1e-3, 7.0, 0.1)), torch.tensor(0.9).double(), {})
     s = {name: value.float() for name, value in small.scalars(now).items()}
     new, left = small.update(p, g, planes, s)
     values = tuple(form.load(of) for form, of in zip(forms, (planes[:half], planes[half:]), strict=True))

@@ -50,7 +50,7 @@ def scalars_of(optimizer, lr: float, step: float, weight_decay: float = 0.0, kep
     """What the elements of a group share at a step (from 1), as fp32 tensors."""
     momentum = None if optimizer.momentum is None else torch.tensor(optimizer.momentum, dtype=torch.float64)
     lr, step = torch.tensor(lr, dtype=torch.float64), torch.tensor(float(step), dtype=torch.float64)
-    now = Now(lr, step, weight_decay, momentum, kept or {})
+    now = Now(lr, step, torch.tensor(weight_decay, dtype=torch.float64), momentum, kept or {})
     return {name: value.float() for name, value in optimizer.scalars(now).items()}
 
 

@@ -39,17 +39,26 @@ class State:
     moment: Literal["mean", "square"] | None = None
 
 
+HALF = 0x8000
+"""In place of random numbers it lets a format round to the nearest."""
+
+
 @dataclass(frozen=True)
 class Format:
     """How fp32 values lie in memory between two updates.
 
     planes: the states that they take. load: fp32 values of the planes. store: planes of values, from values and random
-    numbers in [0, 2¹⁶) that decide about rounding. Values and planes of one value per element are of any one shape.
+    numbers in [0, 2¹⁶), or one number, which decide about rounding. Values and planes of one value per element are of
+    any one shape.
     """
 
     planes: Sequence[State]
     load: Callable[[Sequence[Any]], Any]
     store: Callable[[Any, Any], Sequence[Any]]
+
+    def nearest(self, value: Any) -> Sequence[Any]:
+        """Planes of values, rounded to the nearest."""
+        return self.store(value, HALF)
 
 
 @dataclass(frozen=True)

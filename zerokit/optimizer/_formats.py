@@ -36,15 +36,8 @@ def noise(value: Any, gradient: Any, step: Any) -> Any:
     return (bits ^ (bits >> 16)) & 0xFFFF
 
 
-def halves(value: Any) -> Any:
-    """In place of `noise`: rounds to the nearest."""
-    import torch
-
-    return torch.full_like(value, 0x8000, dtype=torch.int32)
-
-
 def to_bf16(value: Any, random: Any) -> Any:
-    """fp32 values rounded to bf16 by random numbers in [0, 2¹⁶)."""
+    """fp32 values rounded to bf16 by random numbers in [0, 2¹⁶), or by one."""
     import torch
 
     bits = value.view(torch.int32)
@@ -67,10 +60,7 @@ def _spread(scale: Any, like: Any) -> Any:
 
 def _relative(value: Any) -> tuple[Any, Any]:
     """|value| / scale, at most 1, and the scales (blocks,), bf16."""
-    import torch
-
-    largest = _blocks(value).abs().amax(dim=1)
-    scale = to_bf16(largest, torch.full_like(largest, 0xFFFF, dtype=torch.int32))
+    scale = to_bf16(_blocks(value).abs().amax(dim=1), 0xFFFF)
     return (value.abs() / _spread(scale, value).clamp(min=TINY)).clamp(max=1.0), scale
 
 

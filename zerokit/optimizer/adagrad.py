@@ -38,7 +38,7 @@ class Adagrad(Optimizer):
     def scalars(self, now):
         """Penalty and step size."""
         decayed = now.lr / (1 + (now.step - 1) * self.options.lr_decay)
-        return {"penalty": now.lr * 0 + now.weight_decay, "step_size": decayed}
+        return {"penalty": now.weight_decay, "step_size": decayed}
 
     def update(self, p, g, state, s):
         """New values and sums of elements `p` with gradients `g`, all (n,) fp32."""

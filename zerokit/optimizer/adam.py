@@ -28,7 +28,7 @@ class Adam(Optimizer):
         """Penalty, step size and root of the second bias correction."""
         beta1, beta2 = now.momentum, self.options.beta2
         return {
-            "penalty": now.lr * 0 + now.weight_decay,
+            "penalty": now.weight_decay,
             "follow": 1 - beta1,
             "step_size": now.lr / (1 - beta1**now.step),
             "root_correction": (1 - beta2**now.step).sqrt(),

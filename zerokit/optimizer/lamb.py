@@ -43,7 +43,7 @@ class Lamb(Optimizer):
         beta1, beta2 = now.momentum, self.options.beta2
         return {
             "lr": now.lr,
-            "decay": now.lr * 0 + now.weight_decay,
+            "decay": now.weight_decay,
             "follow": 1 - beta1,
             "correction": 1 - beta1**now.step,
             "root_correction": (1 - beta2**now.step).sqrt(),

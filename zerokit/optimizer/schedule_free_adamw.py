@@ -52,7 +52,7 @@ class ScheduleFreeAdamW(Optimizer):
         share = gamma**2 / (now.kept["weight_sum"] + gamma**2).clamp(min=1e-300)
         return {
             "lr": gamma,
-            "decay": now.lr * 0 + now.weight_decay,
+            "decay": now.weight_decay,
             "share": share,
             "now": 1 - self.options.beta1 * (1 - share),
         }

@@ -46,7 +46,7 @@ class SGD(Optimizer):
     def scalars(self, now):
         """Learning rate, penalty and momentum."""
         momentum = {} if now.momentum is None else {"momentum": now.momentum}
-        return {"lr": now.lr, "penalty": now.lr * 0 + now.weight_decay, **momentum}
+        return {"lr": now.lr, "penalty": now.weight_decay, **momentum}
 
     def update(self, p, g, state, s):
         """New values and velocity of elements `p` with gradients `g`, all (n,) fp32."""

@@ -23,6 +23,7 @@ from zerokit.state.manifest import Manifest
 from zerokit.state.piece import CHUNK
 from zerokit.state.read import StateReader, verify
 from zerokit.train.folders import describe_adapter, describe_model
+from zerokit.zero.access.convert import tensor_name
 from zerokit.zero.engine import Engine
 
 WEIGHT = "weight/"
@@ -188,7 +189,7 @@ def _evaluated(output: Output, options: dict[str, Any], manifest: Manifest) -> O
     optimizer = registry.build("optimizer", Choice(name, parse_fields(kind, kept, "optimizer")))
     parameter = output.source.removeprefix(WEIGHT)
     rule = optimizer.rule(parameter, len(manifest.tensors[output.source].shape))
-    states = tuple(f"optimizer.{name}/{parameter}" for name in rule.evaluates)
+    states = tuple(tensor_name(state, parameter) for state in rule.evaluates)
     if rule.evaluate is None or not set(states) <= manifest.tensors.keys():  # frozen ones have no states
         return output
     return replace(output, function=rule.evaluate, others=states)

@@ -13,9 +13,6 @@ from zerokit.state.piece import Piece
 from zerokit.zero.storage import Storage
 from zerokit.zero.update.states import StateSlice
 
-NEAREST = 0x8000
-"""The number in [0, 2¹⁶) that lets a format round to the nearest."""
-
 
 def tensor_name(state: str, parameter: str) -> str:
     """What a state of a parameter is called where it is saved."""
@@ -42,8 +39,7 @@ class Conversion:
     def finish(self) -> None:
         """Write what has been read, rounded to the nearest."""
         values = self.found.load([piece.views[0] for piece in self.pieces])
-        halves = torch.full_like(values, NEAREST, dtype=torch.int32)
-        for part, plane in zip(self.here, self.wanted.store(values, halves), strict=True):
+        for part, plane in zip(self.here, self.wanted.nearest(values), strict=True):
             part.values.copy_(plane)
 
 

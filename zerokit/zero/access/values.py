@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zerokit.zero.access.convert import NEAREST
 from zerokit.zero.access.parts import EngineParts
 from zerokit.zero.buffer import Buffer
 from zerokit.zero.materialize import Materializer
@@ -225,7 +224,7 @@ class ParameterValues:
         form, planes = self._planes(name, key)
         size, shape, _ = self._held(name, planes[0])
         value = self._checked(name, value, shape if size == shape.numel() else (size,))
-        values = [value] if form is None else form.store(value, torch.full_like(value, NEAREST, dtype=torch.int32))
+        values = [value] if form is None else form.nearest(value)
         self._comm.updated()
         self._comm.compute.wait(self._comm.copied)
         for plane, new in zip(planes, values, strict=True):
